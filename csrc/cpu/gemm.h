@@ -1,0 +1,214 @@
+// Products of matrices in panels: what the recurrent engine and the Gram matrices stand on.
+//
+// The right operand is packed into panels of up to four vectors of columns, [k][vectors * lanes], zeros where a vector
+// has fewer columns than lanes. A panel belongs to one thread, which computes those columns for all rows: threads never
+// share an element of the result, and its sum runs over k in the same order and the same blocks at any number of
+// threads. The left operand is read in place, with any strides.
+//
+// Why not the BLAS that SciPy ships, measured on two cores of an EPYC (Zen 4, 2 x 112 GFLOP/s): CONTRIBUTING.md,
+// "Where the code departs from the first design".
+#pragma once
+
+#include <algorithm>
+
+#include "isa.h"
+#include "team.h"
+
+namespace fastrnn::cpu {
+
+// k is cut into blocks of this many: 256 rows of a panel of 64 floats are 64 KiB, which stays in the L2 beside the rows
+// of the left operand, and the result is read and written again once per block.
+constexpr Index k_block = 256;
+// Rows of results gathered before they are handed on, where they do not go to memory in place.
+constexpr Index row_chunk = 192;
+// The most elements that one tile has: rows x vectors x lanes, over all instruction sets.
+constexpr int max_tile = 24 * 16;
+constexpr int max_tile_rows = 12;
+
+// Hands out pieces of a caller-owned buffer, each on a cache line. With a null base it only counts.
+template <class T>
+class Carver {
+  public:
+    explicit Carver(const T* base) : base_(const_cast<T*>(base)) {}
+    T* take(Index n) {
+        T* piece = base_ ? base_ + used_ : nullptr;
+        used_ += round_up(n);
+        return piece;
+    }
+    Index* take_indices(Index n) {
+        return reinterpret_cast<Index*>(take(n * static_cast<Index>(sizeof(Index) / sizeof(T))));
+    }
+    Index used() const { return used_; }
+
+  private:
+    static Index round_up(Index n) {
+        constexpr Index line = 64 / sizeof(T);
+        return (n + line - 1) / line * line;
+    }
+    T* base_;
+    Index used_ = 0;
+};
+
+inline Index ceil_div(Index a, Index b) {
+    return (a + b - 1) / b;
+}
+
+// Length of a row so that successive rows do not fall into the same cache sets, as they do at powers of two.
+template <class T>
+Index padded_row(Index n) {
+    constexpr Index line = 64 / sizeof(T);
+    const Index rounded = ceil_div(n, line) * line;
+    return rounded % (8 * line) == 0 ? rounded + line : rounded;
+}
+
+// The columns of one panel: vector j holds columns first[j] .. first[j] + valid[j].
+struct Columns {
+    int vectors;
+    Index first[max_vectors];
+    int valid[max_vectors];
+};
+
+// Columns of panel p when `columns` plain columns, from vector `begin` to `end`, are cut into panels of four vectors.
+inline Columns plain_columns(Index columns, int lanes, Index vector, Index end) {
+    Columns c{};
+    c.vectors = static_cast<int>(std::min<Index>(max_vectors, end - vector));
+    for (int j = 0; j < c.vectors; ++j) {
+        c.first[j] = (vector + j) * lanes;
+        c.valid[j] = static_cast<int>(std::min<Index>(lanes, columns - c.first[j]));
+    }
+    return c;
+}
+
+// The gates of one group of hidden units as a panel.
+inline Columns gate_columns(Index H, int gates, int lanes, Index group) {
+    Columns c{};
+    c.vectors = gates;
+    for (int j = 0; j < gates; ++j) {
+        c.first[j] = j * H + group * lanes;
+        c.valid[j] = static_cast<int>(std::min<Index>(lanes, H - group * lanes));
+    }
+    return c;
+}
+
+// Packs rows 0..K of B, element (k, column) at B[k * k_stride + column * col_stride].
+template <class T>
+void pack_panel(int lanes, const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
+    const Index width = static_cast<Index>(c.vectors) * lanes;
+    for (int j = 0; j < c.vectors; ++j) {
+        const T* from = B + c.first[j] * col_stride;
+        T* to = panel + j * lanes;
+        const int n = c.valid[j];
+        if (col_stride == 1) {
+            for (Index k = 0; k < K; ++k, from += k_stride, to += width) {
+                std::copy_n(from, n, to);
+                std::fill(to + n, to + lanes, T(0));
+            }
+        } else {
+            // Down the columns in strips, so that a cache line of B is used up while it is near.
+            constexpr Index strip = 16;
+            for (Index k0 = 0; k0 < K; k0 += strip) {
+                const Index k1 = std::min(K, k0 + strip);
+                for (int i = 0; i < lanes; ++i) {
+                    const T* column = from + i * col_stride;
+                    if (i < n)
+                        for (Index k = k0; k < k1; ++k) to[k * width + i] = column[k * k_stride];
+                    else
+                        for (Index k = k0; k < k1; ++k) to[k * width + i] = T(0);
+                }
+            }
+        }
+    }
+}
+
+// As pack_panel where k runs over gates as the interleaved buffers hold them, [group][gate][lane], of a matrix whose
+// element (gate * H + unit, column) is at B[(gate * H + unit) * k_stride + column * col_stride].
+template <class T>
+void pack_panel_by_gate(int lanes, const Columns& c, Index H, int gates, const T* B, Index k_stride, Index col_stride,
+                        T* panel) {
+    const Index width = static_cast<Index>(c.vectors) * lanes;
+    for (Index group = 0; group * lanes < H; ++group) {
+        const Index n = std::min<Index>(lanes, H - group * lanes);
+        for (int gate = 0; gate < gates; ++gate) {
+            pack_panel(lanes, c, n, B + (gate * H + group * lanes) * k_stride, k_stride, col_stride, panel);
+            std::fill(panel + n * width, panel + lanes * width, T(0));
+            panel += lanes * width;
+        }
+    }
+}
+
+// Rows of one tile when `rows` are cut into tiles of nearly one size, none above `most`.
+inline int tile_height(Index rows, int most) {
+    return static_cast<int>(ceil_div(rows, ceil_div(rows, most)));
+}
+
+// C (M, panel) = init + A (M, K) B (K, panel), k in blocks. init as in Table::tile, used for the first block only.
+template <class T>
+void multiply_panel(const Table<T>& t, Index M, int vectors, Index K, const T* A, Index a_row, Index a_col,
+                    const T* panel, const T* init, Index init_row, T* C, Index c_row, Index c_vec) {
+    if (M <= 0) return;
+    const int height = tile_height(M, t.max_rows[vectors]);
+    Index k = 0;
+    do {
+        const Index depth = std::min(k_block, K - k);
+        for (Index i = 0; i < M; i += height) {
+            const int rows = static_cast<int>(std::min<Index>(height, M - i));
+            T* c = C + i * c_row;
+            const T* from = k ? c : init ? init + i * init_row : nullptr;
+            t.tile(rows, vectors, depth, A + i * a_row + k * a_col, a_row, a_col, panel + k * vectors * t.lanes, from,
+                   k ? c_row : init_row, k ? c_vec : t.lanes, c, c_row, c_vec);
+        }
+        k += depth;
+    } while (k < K);
+}
+
+// A left operand and where its rows of the result go: for results that share a right operand.
+template <class T>
+struct Segment {
+    Index M;
+    const T* A;
+    T* C;
+    Index c_row;
+};
+
+// C = A^T B for several A (K, M) of one row length, and one B (K, columns) whose panel is packed block by block.
+// `block` holds k_block * vectors * lanes elements. Where a vector is not full, the product goes through `spill`
+// (M * vectors * lanes of the largest segment, or null if all are full).
+template <class T>
+void multiply_transposed(const Table<T>& t, const Columns& c, Index K, const Segment<T>* segments, int count,
+                         Index a_row, const T* B, Index b_row, Index b_first, T* block, T* spill) {
+    bool full = true;
+    for (int j = 0; j < c.vectors; ++j) full = full && c.valid[j] == t.lanes;
+    const Index width = static_cast<Index>(c.vectors) * t.lanes;
+    // Vectors of the panel stand at equal distances in the result.
+    const Index distance = c.vectors > 1 ? c.first[1] - c.first[0] : 0;
+    Index k = 0;
+    do {
+        const Index depth = std::min(k_block, K - k);
+        for (Index i = 0; i < depth; ++i) std::copy_n(B + (k + i) * b_row + b_first, width, block + i * width);
+        T* spilled = spill;
+        for (int s = 0; s < count; ++s) {
+            const Segment<T>& g = segments[s];
+            if (g.M == 0) continue;
+            T* C = full ? g.C + c.first[0] : spilled;
+            const Index c_row = full ? g.c_row : width, c_vec = full ? distance : t.lanes;
+            spilled += g.M * width;
+            const int height = tile_height(g.M, t.max_rows[c.vectors]);
+            for (Index i = 0; i < g.M; i += height) {
+                const int rows = static_cast<int>(std::min<Index>(height, g.M - i));
+                T* tile = C + i * c_row;
+                t.tile(rows, c.vectors, depth, g.A + k * a_row + i, 1, a_row, block, k ? tile : nullptr, c_row, c_vec,
+                       tile, c_row, c_vec);
+            }
+        }
+        k += depth;
+    } while (k < K);
+    if (!full) {
+        const T* from = spill;
+        for (int s = 0; s < count; ++s)
+            for (Index i = 0; i < segments[s].M; ++i, from += width)
+                for (int j = 0; j < c.vectors; ++j)
+                    std::copy_n(from + j * t.lanes, c.valid[j], segments[s].C + i * segments[s].c_row + c.first[j]);
+    }
+}
+
+}  // namespace fastrnn::cpu

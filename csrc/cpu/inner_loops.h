@@ -1,0 +1,427 @@
+// The loops that are compiled once per instruction set. Included by isa_<name>.cpp only; see isa.h for what each does.
+//
+// Tile sizes. A tile keeps vectors x rows accumulators in registers and needs, per k, `vectors` loads of B and `rows`
+// broadcasts of A. With 32 registers 24 accumulators leave room for both; with 16 registers 12 do.
+#pragma once
+
+#include <math.h>
+
+#include "isa.h"
+#include "simd.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+#if defined(__GNUC__)
+#define FASTRNN_UNROLL _Pragma("GCC unroll 32")
+#else
+#define FASTRNN_UNROLL
+#endif
+
+// A sum over k is taken in slices of this many, which are then added up: its rounding error grows with the slice and
+// with the number of slices, not with their product. Shorter slices cost more passes over the accumulators.
+constexpr Index k_slice = 64;
+
+template <int Registers, int NV>
+constexpr int tile_rows() {
+    return Registers >= 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : NV == 2 ? 6 : 8);
+}
+
+template <class S, int MR, int NV>
+void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
+          const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C, Index c_row,
+          Index c_vec) {
+    using T = typename S::Scalar;
+    const T* row[MR];
+    FASTRNN_UNROLL
+    for (int i = 0; i < MR; ++i) row[i] = A + i * a_row;
+    Index k = 0;
+    do {
+        const Index end = K - k < k_slice ? K : k + k_slice;
+        S acc[MR][NV];
+        FASTRNN_UNROLL
+        for (int i = 0; i < MR; ++i) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) acc[i][j] = S::zero();
+        }
+        for (; k < end; ++k) {
+            S b[NV];
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) b[j] = S::load(B + j * S::lanes);
+            FASTRNN_UNROLL
+            for (int i = 0; i < MR; ++i) {
+                const S a = S::all(row[i][k * a_col]);
+                FASTRNN_UNROLL
+                for (int j = 0; j < NV; ++j) acc[i][j] = a * b[j] + acc[i][j];
+            }
+            B += NV * S::lanes;
+        }
+        FASTRNN_UNROLL
+        for (int i = 0; i < MR; ++i) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) {
+                if (init) acc[i][j] = acc[i][j] + S::load(init + i * init_row + j * init_vec);
+                acc[i][j].store(C + i * c_row + j * c_vec);
+            }
+        }
+        init = C;
+        init_row = c_row;
+        init_vec = c_vec;
+    } while (k < K);
+}
+
+// Calls tile<rows, NV> for a number of rows known at run time.
+template <class S, int NV, int MR>
+FASTRNN_INLINE void tile_of_rows(int rows, Index K, const typename S::Scalar* A, Index a_row, Index a_col,
+                                 const typename S::Scalar* B, const typename S::Scalar* init, Index init_row,
+                                 Index init_vec, typename S::Scalar* C, Index c_row, Index c_vec) {
+    if constexpr (MR > 1) {
+        if (rows < MR)
+            return tile_of_rows<S, NV, MR - 1>(rows, K, A, a_row, a_col, B, init, init_row, init_vec, C, c_row, c_vec);
+    }
+    tile<S, MR, NV>(K, A, a_row, a_col, B, init, init_row, init_vec, C, c_row, c_vec);
+}
+
+template <class S, int Registers>
+void any_tile(int rows, int vectors, Index K, const typename S::Scalar* A, Index a_row, Index a_col,
+              const typename S::Scalar* B, const typename S::Scalar* init, Index init_row, Index init_vec,
+              typename S::Scalar* C, Index c_row, Index c_vec) {
+    switch (vectors) {
+        case 1:
+            return tile_of_rows<S, 1, tile_rows<Registers, 1>()>(rows, K, A, a_row, a_col, B, init, init_row, init_vec,
+                                                                 C, c_row, c_vec);
+        case 2:
+            return tile_of_rows<S, 2, tile_rows<Registers, 2>()>(rows, K, A, a_row, a_col, B, init, init_row, init_vec,
+                                                                 C, c_row, c_vec);
+        case 3:
+            return tile_of_rows<S, 3, tile_rows<Registers, 3>()>(rows, K, A, a_row, a_col, B, init, init_row, init_vec,
+                                                                 C, c_row, c_vec);
+        default:
+            return tile_of_rows<S, 4, tile_rows<Registers, 4>()>(rows, K, A, a_row, a_col, B, init, init_row, init_vec,
+                                                                 C, c_row, c_vec);
+    }
+}
+
+// Valid units of group j of a tile.
+template <class S, class T>
+FASTRNN_INLINE int valid(const Step<T>& s, int j) {
+    return j + 1 == s.vectors ? s.last_valid : S::lanes;
+}
+
+template <class S, class T = typename S::Scalar>
+void lstm_forward(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates) {
+    constexpr int W = S::lanes;
+    for (int r = 0; r < s.rows; ++r) {
+        const T* a = s.a + r * s.lda;
+        S h;
+        const Lstm<S> x =
+            lstm_cell(S::load(a), S::load(a + W), S::load(a + 2 * W), S::load(a + 3 * W), S::load(c_prev + r * ldc), h);
+        T* g = gates + r * ld_gates;
+        x.i.store(g);
+        x.f.store(g + W);
+        x.o.store(g + 2 * W);
+        x.g.store(g + 3 * W);
+        x.c.store(c + r * ldc);
+        store_part(h, s.h_rows[r], s.last_valid);
+        if (r < s.next_rows) store_part(h, s.h_next + r * s.ld_next, s.last_valid);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lstm_backward(const Step<T>& s, const T* const* dh_rows, const T* c_prev, const T* c, Index ldc, const T* gates,
+                   Index ld_gates, T* dc, Index ld_dc, T* da, T* db) {
+    constexpr int W = S::lanes;
+    const S one = S::all(1);
+    for (int j = 0; j < s.vectors; ++j) {
+        S bi = S::load(db + 4 * j * W), bf = S::load(db + (4 * j + 1) * W);
+        S bo = S::load(db + (4 * j + 2) * W), bg = S::load(db + (4 * j + 3) * W);
+        for (int r = 0; r < s.rows; ++r) {
+            const T* g = gates + r * ld_gates + 4 * j * W;
+            const Lstm<S> x = {S::load(g), S::load(g + W), S::load(g + 2 * W), S::load(g + 3 * W),
+                               S::load(c + r * ldc + j * W)};
+            S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j));
+            if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
+            T* dc_row = dc + r * ld_dc + j * W;
+            const Lstm<S> d = lstm_cell_backward(x, S::load(c_prev + r * ldc + j * W), dh, S::load(dc_row), one);
+            T* out = da + r * ld_gates + 4 * j * W;
+            d.i.store(out);
+            d.f.store(out + W);
+            d.o.store(out + 2 * W);
+            d.g.store(out + 3 * W);
+            d.c.store(dc_row);
+            bi = bi + d.i;
+            bf = bf + d.f;
+            bo = bo + d.o;
+            bg = bg + d.g;
+        }
+        bi.store(db + 4 * j * W);
+        bf.store(db + (4 * j + 1) * W);
+        bo.store(db + (4 * j + 2) * W);
+        bg.store(db + (4 * j + 3) * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void gru_forward(const Step<T>& s, const T* pre, Index ld_pre, const T* h_prev, Index ld_prev, T* saved,
+                 Index ld_saved) {
+    constexpr int W = S::lanes;
+    const S one = S::all(1);
+    for (int r = 0; r < s.rows; ++r) {
+        const T* a = s.a + r * s.lda;
+        const T* p = pre + r * ld_pre;
+        S h;
+        const Gru<S> x = gru_cell(S::load(p), S::load(p + W), S::load(p + 2 * W), S::load(a), S::load(a + W),
+                                  S::load(a + 2 * W), load_part<S>(h_prev + r * ld_prev, s.last_valid), one, h);
+        T* out = saved + r * ld_saved;
+        x.r.store(out);
+        x.z.store(out + W);
+        x.n.store(out + 2 * W);
+        x.hn.store(out + 3 * W);
+        store_part(h, s.h_rows[r], s.last_valid);
+        if (r < s.next_rows) store_part(h, s.h_next + r * s.ld_next, s.last_valid);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void gru_backward(const Step<T>& s, const T* const* dh_rows, const T* h_prev, Index ld_prev, const T* saved,
+                  Index ld_saved, T* dh_kept, Index ld_dh, T* dax, T* dah, Index ld_da, T* dbx, T* dbh) {
+    constexpr int W = S::lanes;
+    const S one = S::all(1);
+    for (int j = 0; j < s.vectors; ++j) {
+        S br = S::load(dbx + 3 * j * W), bz = S::load(dbx + (3 * j + 1) * W), bn = S::load(dbx + (3 * j + 2) * W);
+        S bhn = S::load(dbh + (3 * j + 2) * W);
+        for (int r = 0; r < s.rows; ++r) {
+            const T* g = saved + r * ld_saved + 4 * j * W;
+            const Gru<S> x = {S::load(g), S::load(g + W), S::load(g + 2 * W), S::load(g + 3 * W)};
+            T* kept = dh_kept + r * ld_dh + j * W;
+            S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j)) + S::load(kept);
+            if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
+            S dh_prev;
+            const Gru<S> d =
+                gru_cell_backward(x, load_part<S>(h_prev + r * ld_prev + j * W, valid<S>(s, j)), dh, one, dh_prev);
+            T* ox = dax + r * ld_da + 3 * j * W;
+            T* oh = dah + r * ld_da + 3 * j * W;
+            d.r.store(ox);
+            d.z.store(ox + W);
+            d.n.store(ox + 2 * W);
+            d.r.store(oh);
+            d.z.store(oh + W);
+            d.hn.store(oh + 2 * W);
+            dh_prev.store(kept);
+            br = br + d.r;
+            bz = bz + d.z;
+            bn = bn + d.n;
+            bhn = bhn + d.hn;
+        }
+        br.store(dbx + 3 * j * W);
+        bz.store(dbx + (3 * j + 1) * W);
+        bn.store(dbx + (3 * j + 2) * W);
+        br.store(dbh + 3 * j * W);
+        bz.store(dbh + (3 * j + 1) * W);
+        bhn.store(dbh + (3 * j + 2) * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void rnn_forward(const Step<T>& s, T* y, Index ldy) {
+    constexpr int W = S::lanes;
+    for (int r = 0; r < s.rows; ++r) {
+        for (int j = 0; j < s.vectors; ++j) {
+            const S h = tanh(S::load(s.a + r * s.lda + j * W));
+            h.store(y + r * ldy + j * W);
+            store_part(h, s.h_rows[r] + j * W, valid<S>(s, j));
+            if (r < s.next_rows) store_part(h, s.h_next + r * s.ld_next + j * W, valid<S>(s, j));
+        }
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da, T* db) {
+    constexpr int W = S::lanes;
+    const S one = S::all(1);
+    for (int j = 0; j < s.vectors; ++j) {
+        S sum = S::load(db + j * W);
+        for (int r = 0; r < s.rows; ++r) {
+            S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j));
+            if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
+            const S d = rnn_cell_backward(S::load(y + r * ldy + j * W), dh, one);
+            d.store(da + r * ld_da + j * W);
+            sum = sum + d;
+        }
+        sum.store(db + j * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void add(Index n, const T* x, T* sum) {
+    constexpr int W = S::lanes;
+    Index i = 0;
+    for (; i + W <= n; i += W) (S::load(sum + i) + S::load(x + i)).store(sum + i);
+    for (; i < n; ++i) sum[i] += x[i];
+}
+
+template <class S, class T = typename S::Scalar>
+FASTRNN_INLINE S maximum(S a, S b) {
+    // A NaN in b is kept (b is the newer): the comparison is false and b is taken.
+    return S::where_less(b, a, a, b);
+}
+
+template <class S, class T = typename S::Scalar>
+double softmax_row(Index V, const T* x, Index stride, Index y, T scale, T* dx) {
+    constexpr int W = S::lanes;
+    const T* row = x;
+    if (stride != 1) {
+        for (Index i = 0; i < V; ++i) dx[i] = x[i * stride];
+        row = dx;
+    }
+    S top = S::all(row[0]);
+    Index i = 0;
+    for (; i + W <= V; i += W) top = maximum(top, S::load(row + i));
+    if (i < V) {
+        T t[W];
+        for (int j = 0; j < W; ++j) t[j] = row[i + j < V ? i + j : i];
+        top = maximum(top, S::load(t));
+    }
+    T max = top.lane(0);
+    for (int j = 1; j < W; ++j) max = top.lane(j) < max ? max : top.lane(j);
+    const T chosen = row[y];
+    const S shift = S::all(max);
+    S sums = S::zero();
+    for (i = 0; i + W <= V; i += W) {
+        const S e = exp_neg(S::load(row + i) - shift);
+        e.store(dx + i);
+        sums = sums + e;
+    }
+    double sum = 0;
+    if (i < V) {
+        const int rest = static_cast<int>(V - i);
+        const S e = exp_neg(load_part<S>(row + i, rest) - shift);
+        store_part(e, dx + i, rest);
+        for (int j = 0; j < rest; ++j) sum += e.lane(j);
+    }
+    for (int j = 0; j < W; ++j) sum += sums.lane(j);
+    const S factor = S::all(static_cast<T>(scale / sum));
+    for (i = 0; i + W <= V; i += W) (S::load(dx + i) * factor).store(dx + i);
+    for (; i < V; ++i) dx[i] *= static_cast<T>(scale / sum);
+    dx[y] -= scale;
+    return ::log(sum) - (static_cast<double>(chosen) - static_cast<double>(max));
+}
+
+template <class S, class T = typename S::Scalar>
+double squared_distance(Index n, const T* a, const T* b) {
+    constexpr int W = S::lanes;
+    S sums = S::zero();
+    Index i = 0;
+    for (; i + W <= n; i += W) {
+        const S d = S::load(a + i) - S::load(b + i);
+        sums = sums + d * d;
+    }
+    double sum = 0;
+    for (int j = 0; j < W; ++j) sum += sums.lane(j);
+    for (; i < n; ++i) sum += static_cast<double>(a[i] - b[i]) * static_cast<double>(a[i] - b[i]);
+    return sum;
+}
+
+template <class S, class T = typename S::Scalar>
+void scaled_difference(Index n, const T* a, const T* b, T scale, T* out) {
+    constexpr int W = S::lanes;
+    Index i = 0;
+    for (; i + W <= n; i += W) (S::all(scale) * (S::load(a + i) - S::load(b + i))).store(out + i);
+    for (; i < n; ++i) out[i] = scale * (a[i] - b[i]);
+}
+
+// Squared differences of a row's neighbours and, unless below is null, of the row and the next.
+template <class S, class T = typename S::Scalar>
+double tv_row(Index W, const T* row, const T* below) {
+    double sum = squared_distance<S>(W - 1, row + 1, row);
+    if (below) sum += squared_distance<S>(W, below, row);
+    return sum;
+}
+
+template <class S, class T = typename S::Scalar>
+void tv_row_backward(Index W, Index stride, const T* row, const T* above, const T* below, T scale, T* out) {
+    const T two = 2 * scale;
+    for (Index i = 0; i < W; ++i) {
+        const Index at = i * stride;
+        T d = 0;
+        if (i > 0) d += row[at] - row[at - stride];
+        if (i + 1 < W) d += row[at] - row[at + stride];
+        if (above) d += row[at] - above[at];
+        if (below) d += row[at] - below[at];
+        out[i] = two * d;
+    }
+}
+
+// settings: step size, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, 1 / (1 - beta2^t)
+template <class T>
+void adam(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out, T* v_out) {
+    const T step = settings[0], beta1 = settings[1], rest1 = settings[2], beta2 = settings[3], rest2 = settings[4];
+    const T epsilon = settings[5], correction = settings[6];
+    for (Index i = 0; i < n; ++i) {
+        const T mi = beta1 * m[i] + rest1 * dw[i];
+        const T vi = beta2 * v[i] + rest2 * (dw[i] * dw[i]);
+        m_out[i] = mi;
+        v_out[i] = vi;
+        T root;
+        if constexpr (sizeof(T) == 4)
+            root = ::sqrtf(vi * correction);
+        else
+            root = ::sqrt(vi * correction);
+        out[i] = w[i] - step * mi / (root + epsilon);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void evaluate(int which, Index n, const T* x, T* y) {
+    constexpr int W = S::lanes;
+    for (Index i = 0; i < n; i += W) {
+        const int rest = n - i < W ? static_cast<int>(n - i) : W;
+        const S v = load_part<S>(x + i, rest);
+        store_part(which == 0 ? sigmoid(v) : which == 1 ? tanh(v) : exp_neg(v), y + i, rest);
+    }
+}
+
+template <class S, int Registers>
+double peak(Index rounds) {
+    constexpr int chains = Registers >= 32 ? 24 : 12;
+    const S x = S::all(typename S::Scalar(0.999)), y = S::all(typename S::Scalar(0.001));
+    S acc[chains];
+    FASTRNN_UNROLL
+    for (int i = 0; i < chains; ++i) acc[i] = S::all(typename S::Scalar(i));
+    for (Index k = 0; k < rounds; ++k) {
+        FASTRNN_UNROLL
+        for (int i = 0; i < chains; ++i) acc[i] = acc[i] * x + y;
+    }
+    S sum = acc[0];
+    for (int i = 1; i < chains; ++i) sum = sum + acc[i];
+    // The result is used, so that the loop cannot be dropped; it is far from the value compared with.
+    const double operations = 2.0 * chains * S::lanes * static_cast<double>(rounds);
+    return sum.lane(0) == typename S::Scalar(-1) ? 0.0 : operations;
+}
+
+template <class S, int Registers>
+constexpr Table<typename S::Scalar> make_table() {
+    using T = typename S::Scalar;
+    return {
+        S::lanes,
+        {0, tile_rows<Registers, 1>(), tile_rows<Registers, 2>(), tile_rows<Registers, 3>(), tile_rows<Registers, 4>()},
+        any_tile<S, Registers>,
+        lstm_forward<S>,
+        lstm_backward<S>,
+        gru_forward<S>,
+        gru_backward<S>,
+        rnn_forward<S>,
+        rnn_backward<S>,
+        add<S>,
+        softmax_row<S>,
+        squared_distance<S>,
+        scaled_difference<S>,
+        tv_row<S>,
+        tv_row_backward<S>,
+        adam<T>,
+        evaluate<S>,
+        peak<S, Registers>};
+}
+
+}  // namespace
+}  // namespace fastrnn::cpu

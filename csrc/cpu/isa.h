@@ -1,0 +1,97 @@
+// The instruction-set table: what is compiled once per instruction set, behind function pointers.
+//
+// A set is one file, isa_<name>.cpp, that instantiates inner_loops.h with its own vector width and fills an Isa.
+// isa.cpp holds the list and picks once, at import: the best that the processor has, or the one that FASTRNN_ISA names.
+#pragma once
+
+#include "../kernels.h"
+
+namespace fastrnn::cpu {
+
+// A tile: up to max_vectors vectors of columns by max_rows[vectors] rows of accumulators, which is what the registers
+// hold.
+constexpr int max_vectors = 4;
+
+// Rows of one tile of a recurrent step and where they live. All buffers are interleaved by group: a group is `lanes`
+// hidden units, and a row holds, group after group, one vector for each gate.
+template <class T>
+struct Step {
+    int rows;        // of this tile
+    int vectors;     // groups of this tile (always 1 where the gates are the columns of the tile)
+    int last_valid;  // units that exist in the last of these groups, 1..lanes
+    const T* a;      // (rows, columns of the tile): the product
+    Index lda;
+    T* const* h_rows;  // (rows): where the tile's first unit stands in a row of h (N,T,H), or of dh
+    T* h_next;         // (next_rows, ·): where the next step reads h, at the tile's first unit
+    Index ld_next;
+    int next_rows;  // rows of the tile that have a next step (the first so many)
+};
+
+template <class T>
+struct Table {
+    int lanes;
+    int max_rows[max_vectors + 1];
+
+    // C (rows, vectors * lanes) = init + A (rows, K) B (K, vectors * lanes). A(i, k) = A[i * a_row + k * a_col]. B is a
+    // packed panel. Vector j of row i of C is at C[i * c_row + j * c_vec]; init likewise, null for zero. C may be init.
+    void (*tile)(int rows, int vectors, Index K, const T* A, Index a_row, Index a_col, const T* B, const T* init,
+                 Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
+
+    // gates (rows, 4 lanes) are saved, c (rows, lanes) is written, h goes to h_rows and h_next.
+    void (*lstm_forward)(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates);
+    // a: dh from the next step, or null. dh_rows: dh from outside. dc (rows, lanes·vectors) in and out. da like gates.
+    void (*lstm_backward)(const Step<T>& s, const T* const* dh_rows, const T* c_prev, const T* c, Index ldc,
+                          const T* gates, Index ld_gates, T* dc, Index ld_dc, T* da, T* db);
+    // pre (rows, 3 lanes): input parts of r, z, n; a: recurrent parts. saved (rows, 4 lanes): r, z, n, hn.
+    void (*gru_forward)(const Step<T>& s, const T* pre, Index ld_pre, const T* h_prev, Index ld_prev, T* saved,
+                        Index ld_saved);
+    // dh (rows, lanes·vectors): the part of the next step's that does not pass through Wh; in and out.
+    // dax (rows, 3 lanes): r, z, n; dah: r, z, hn.
+    void (*gru_backward)(const Step<T>& s, const T* const* dh_rows, const T* h_prev, Index ld_prev, const T* saved,
+                         Index ld_saved, T* dh, Index ld_dh, T* dax, T* dah, Index ld_da, T* dbx, T* dbh);
+    // y (rows, lanes·vectors): h kept for backward.
+    void (*rnn_forward)(const Step<T>& s, T* y, Index ldy);
+    void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da, T* db);
+
+    void (*add)(Index n, const T* x, T* sum);
+    // One row of scores: softmax loss of word y, and the gradient times scale.
+    double (*softmax_row)(Index V, const T* x, Index stride, Index y, T scale, T* dx);
+    double (*squared_distance)(Index n, const T* a, const T* b);
+    void (*scaled_difference)(Index n, const T* a, const T* b, T scale, T* out);
+    double (*tv_row)(Index W, const T* row, const T* below);
+    void (*tv_row_backward)(Index W, Index stride, const T* row, const T* above, const T* below, T scale, T* out);
+    void (*adam)(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out,
+                 T* v_out);
+
+    // For tests: y = sigmoid(x), tanh(x) or exp(x) (x <= 0) by `which` 0, 1, 2.
+    void (*evaluate)(int which, Index n, const T* x, T* y);
+    // Floating-point operations of a loop that touches registers only, `rounds` times.
+    double (*peak)(Index rounds);
+};
+
+struct Isa {
+    const char* name;
+    Table<float> f32;
+    Table<double> f64;
+    template <class T>
+    const Table<T>& table() const {
+        if constexpr (sizeof(T) == 4)
+            return f32;
+        else
+            return f64;
+    }
+};
+
+// The set in use.
+const Isa& isa();
+// Names of the compiled sets that this processor runs, best first; ends with null.
+const char* const* isa_supported();
+// Picks the set; null: the best. False: not compiled, or not had by this processor.
+bool choose_isa(const char* name);
+
+template <class T>
+const Table<T>& table() {
+    return isa().table<T>();
+}
+
+}  // namespace fastrnn::cpu

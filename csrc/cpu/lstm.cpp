@@ -1,0 +1,263 @@
+// LSTM over whole sequences.
+//
+// Forward, per group of hidden units: a = b + [x | h] [Wx; Wh] with the four gates of the group as one panel of
+// columns, so that its accumulators hold everything that the cell needs; the gates are applied to the tile while it is
+// in the L1. A thread keeps its groups, and so its part of the weights, for all steps; threads meet once a step, when h
+// is written. Where a step has few rows, the input part is computed several steps ahead. Backward, per group: dh = da'
+// Wh^T from the next step's da, then the gates, then this step's da; one meeting a step. The weight gradients and dx
+// are large products after the loop.
+#include "recurrent.h"
+
+namespace fastrnn::cpu {
+
+namespace {
+
+constexpr int gates = 4;
+
+// reserve
+template <class T>
+struct Kept {
+    Index ld_gates;
+    T *xh, *saved, *c;  // xh (R, ld); saved (R, ld_gates): gates; c (N + R, units): the initial states, then each row's
+    Index used;
+
+    Kept(const Shape<T>& s, const T* memory) {
+        Carver<T> carve(memory);
+        ld_gates = padded_row<T>(gates * s.units);
+        xh = carve.take(s.most_rows() * s.ld);
+        saved = carve.take(s.most_rows() * ld_gates);
+        c = carve.take((s.N + s.most_rows()) * s.units);
+        used = carve.used();
+    }
+    // The cell state before row r of a step; of the first step it is the initial one.
+    T* before(const Shape<T>& s, const Rows& rows, Index step, Index r) const {
+        return c + (step ? s.N + rows.at(step - 1) + r : r) * s.units;
+    }
+};
+
+template <class T>
+struct ForwardScratch {
+    Index* indices;
+    T *panels, *bias, *pre;  // panels: groups x (D + H, 4 lanes); pre: groups x (rows projected ahead, 4 lanes)
+    Index panel, ahead, used;
+
+    ForwardScratch(const Shape<T>& s, T* memory) {
+        Carver<T> carve(memory);
+        const Index width = gates * s.lanes;
+        panel = (s.D + s.H) * width;
+        // Steps are added until they have projected_rows rows, so the last one can bring N - 1 more.
+        ahead = std::min(projected_rows + s.N, s.most_rows());
+        indices = carve.take_indices(Rows::indices(s.N, s.steps));
+        panels = carve.take(s.groups * panel);
+        bias = carve.take(s.groups * width);
+        pre = carve.take(s.groups * ahead * width);
+        used = carve.used();
+    }
+};
+
+template <class T>
+struct BackwardScratch {
+    Index* indices;
+    T *panels, *da, *dc, *db, *spill, *dx_panel;
+    Index used;
+
+    BackwardScratch(const Shape<T>& s, Index ld_gates, T* memory) {
+        Carver<T> carve(memory);
+        indices = carve.take_indices(Rows::indices(s.N, s.steps));
+        panels = carve.take(s.groups * s.lanes * gates * s.units);
+        da = carve.take(s.most_rows() * ld_gates);
+        dc = carve.take(s.N * s.units);
+        db = carve.take(2 * gates * s.units);
+        // Only the last group can be short of units.
+        spill = carve.take(s.H % s.lanes ? (s.D + s.H) * gates * s.lanes : 0);
+        dx_panel = carve.take(ceil_div(s.D, s.lanes) * s.lanes * gates * s.units);
+        used = carve.used();
+    }
+};
+
+}  // namespace
+
+template <class T>
+BufferSizes lstm_buffers(Index N, Index steps, Index D, Index H) {
+    const Shape<T> s(N, steps, D, H);
+    const Kept<T> kept(s, nullptr);
+    return {kept.used, ForwardScratch<T>(s, nullptr).used, BackwardScratch<T>(s, kept.ld_gates, nullptr).used};
+}
+
+template <class T>
+void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, T* h,
+                  T* h_n, T* c_n, T* reserve, T* workspace) {
+    const Table<T>& t = table<T>();
+    const Shape<T> s(sequence);
+    const Kept<T> kept(s, reserve);
+    const ForwardScratch<T> scratch(s, workspace);
+    const Rows rows(sequence, scratch.indices);
+    const Index width = gates * s.lanes;
+    const double operations = 2.0 * rows.total() * (s.D + s.H) * gates * s.H;
+
+    run(threads_for(operations, s.groups), [&](const Worker& w) {
+        const Range mine = share(s.groups, w);
+        gather_inputs(w, s, rows, x, h0, kept.xh, h);
+        const Range sequences = share(s.N, w);
+        for (Index r = sequences.begin; r < sequences.end; ++r) {
+            T* c = kept.c + r * s.units;
+            std::fill(c, c + s.units, T(0));
+            if (c0.data) copy_row(c, c0.data + rows.sequence(r) * c0.row, s.H, c0.col);
+        }
+        for (Index g = mine.begin; g < mine.end; ++g) {
+            const Columns c = gate_columns(s.H, gates, s.lanes, g);
+            T* panel = scratch.panels + g * scratch.panel;
+            pack_panel(s.lanes, c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(s.lanes, c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
+            interleave_bias(s, g, gates, b, scratch.bias + g * width);
+        }
+        w.barrier();
+
+        T tile[max_tile];
+        T* out[max_tile_rows];
+        for (Index step = 0, until = 0, from = 0; step < rows.steps(); ++step) {
+            const Index alive = rows.alive(step);
+            if (step == until) {
+                from = step;
+                until = step + steps_ahead(rows, step);
+                if (until > step + 1)
+                    for (Index g = mine.begin; g < mine.end; ++g)
+                        multiply_panel(t, rows.at(until) - rows.at(step), gates, s.D, kept.xh + rows.at(step) * s.ld,
+                                       s.ld, Index(1), scratch.panels + g * scratch.panel, scratch.bias + g * width,
+                                       Index(0), scratch.pre + g * scratch.ahead * width, width, Index(s.lanes));
+            }
+            const bool projected = until > from + 1;
+            const int height = tile_height(alive, t.max_rows[gates]);
+            for (Index g = mine.begin; g < mine.end; ++g) {
+                const T* panel = scratch.panels + g * scratch.panel;
+                for (Index r = 0; r < alive; r += height) {
+                    const int count = static_cast<int>(std::min<Index>(height, alive - r));
+                    const Index row = rows.at(step) + r;
+                    const T* xh = kept.xh + row * s.ld;
+                    if (projected)
+                        t.tile(count, gates, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
+                               scratch.pre + (g * scratch.ahead + row - rows.at(from)) * width, width, s.lanes, tile,
+                               width, s.lanes);
+                    else
+                        t.tile(count, gates, s.D + s.H, xh, s.ld, 1, panel, scratch.bias + g * width, 0, s.lanes, tile,
+                               width, s.lanes);
+                    const Index unit = g * s.lanes;
+                    h_rows(s, rows, step, r, count, unit, h, out);
+                    const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
+                    T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
+                    const Step<T> part = {count, 1, s.valid(g), tile, width, out, next, s.ld, going_on};
+                    t.lstm_forward(part, kept.before(s, rows, step, r) + unit, kept.c + (s.N + row) * s.units + unit,
+                                   s.units, kept.saved + row * kept.ld_gates + g * width, kept.ld_gates);
+                }
+            }
+            w.barrier();
+        }
+
+        final_states(w, s, rows, h0, h, h_n);
+        for (Index r = sequences.begin; r < sequences.end; ++r)
+            std::copy_n(kept.before(s, rows, rows.length(r), r), s.H, c_n + rows.sequence(r) * s.H);
+    });
+}
+
+template <class T>
+void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n, Matrix<T> Wx, Matrix<T> Wh,
+                   const T* reserve, T* workspace, T* dx, T* dh0, T* dc0, T* dWx, T* dWh, T* db) {
+    const Table<T>& t = table<T>();
+    const Shape<T> s(sequence);
+    const Kept<T> kept(s, reserve);
+    const BackwardScratch<T> scratch(s, kept.ld_gates, workspace);
+    const Rows rows(sequence, scratch.indices);
+    const Index width = gates * s.lanes, K = gates * s.units, ld = kept.ld_gates;
+    const double operations = 4.0 * rows.total() * (s.D + s.H) * gates * s.H;
+
+    run(threads_for(operations, s.groups), [&](const Worker& w) {
+        const Range mine = share(s.groups, w);
+        T* step_db = scratch.db + gates * s.units;
+        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
+            const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
+            pack_panel_by_gate(s.lanes, c, s.H, gates, Wh.data, Wh.col, Wh.row, scratch.panels + g * s.lanes * K);
+            for (Index r = 0; r < s.N; ++r) {
+                T* dc = scratch.dc + r * s.units + g * s.lanes;
+                final_gradients(rows, r, 1, g * s.lanes, Index(c.vectors) * s.lanes, s.H, dc_n, dc);
+            }
+        }
+        std::fill(scratch.db + mine.begin * width, scratch.db + mine.end * width, T(0));
+
+        T tile[max_tile], outside[max_tile];
+        const T* out[max_tile_rows];
+        for (Index step = rows.steps() - 1; step >= 0; --step) {
+            const Index alive = rows.alive(step), going_on = rows.alive(step + 1);
+            std::fill(step_db + mine.begin * width, step_db + mine.end * width, T(0));
+            for (Index g = mine.begin; g < mine.end; g += max_vectors) {
+                const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
+                const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes;
+                // First the rows that have a next step, then those whose last step this is.
+                const int most = t.max_rows[vectors];
+                for (Index r = 0; r < alive;) {
+                    const bool ends = r >= going_on;
+                    const Index end = ends ? alive : going_on;
+                    const int count = tile_height(end - r, most);
+                    const Index row = rows.at(step) + r;
+                    if (ends)
+                        final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
+                    else
+                        t.tile(count, vectors, K, scratch.da + (rows.at(step + 1) + r) * ld, ld, 1,
+                               scratch.panels + g * s.lanes * K, nullptr, 0, 0, tile, columns, s.lanes);
+                    dh_rows(rows, step, r, count, unit, columns, s.H, dh, outside, out);
+                    const Step<T> part = {count, vectors, s.valid(g + vectors - 1), tile, columns, nullptr, nullptr,
+                                          0,     0};
+                    t.lstm_backward(part, out, kept.before(s, rows, step, r) + unit,
+                                    kept.c + (s.N + row) * s.units + unit, s.units, kept.saved + row * ld + g * width,
+                                    ld, scratch.dc + r * s.units + unit, s.units, scratch.da + row * ld + g * width,
+                                    step_db + g * width);
+                    r += count;
+                }
+            }
+            // Summed step by step, so that rounding grows with N + T and not with N T.
+            t.add((mine.end - mine.begin) * width, step_db + mine.begin * width, scratch.db + mine.begin * width);
+            w.barrier();
+        }
+
+        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
+            const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
+            const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes, units = std::min(columns, s.H - unit);
+            const Index started = rows.alive(0);
+            for (Index r = 0; r < s.N;) {
+                const bool never = r >= started;
+                const int count = tile_height((never ? s.N : started) - r, t.max_rows[vectors]);
+                if (never)
+                    final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
+                else
+                    t.tile(count, vectors, K, scratch.da + r * ld, ld, 1, scratch.panels + g * s.lanes * K, nullptr, 0,
+                           0, tile, columns, s.lanes);
+                for (int i = 0; i < count; ++i) {
+                    const Index n = rows.sequence(r + i);
+                    std::copy_n(tile + i * columns, units, dh0 + n * s.H + unit);
+                    std::copy_n(scratch.dc + (r + i) * s.units + unit, units, dc0 + n * s.H + unit);
+                }
+                r += count;
+            }
+        }
+        for (Index g = mine.begin; g < mine.end; ++g) separate_bias(s, g, gates, scratch.db + g * width, db);
+
+        T block[k_block * max_vectors * 16];
+        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, block, scratch.spill, dWx, dWh);
+        T chunk[row_chunk * max_vectors * 16];
+        input_gradient(w, s, rows, scratch.da, ld, gates, Wx,
+                       scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);
+    });
+}
+
+template BufferSizes lstm_buffers<float>(Index, Index, Index, Index);
+template void lstm_forward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Matrix<float>,
+                                  Vec<float>, float*, float*, float*, float*, float*);
+template void lstm_backward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Matrix<float>,
+                                   const float*, float*, float*, float*, float*, float*, float*, float*);
+template BufferSizes lstm_buffers<double>(Index, Index, Index, Index);
+template void lstm_forward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
+                                   Matrix<double>, Vec<double>, double*, double*, double*, double*, double*);
+template void lstm_backward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
+                                    Matrix<double>, const double*, double*, double*, double*, double*, double*, double*,
+                                    double*);
+
+}  // namespace fastrnn::cpu

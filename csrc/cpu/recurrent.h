@@ -1,0 +1,217 @@
+// What the recurrent cells share: the order in which rows are run, the private copies of inputs and states, and the
+// products before and after the time loop.
+//
+// Packed rows. Sequences are sorted by length, longest first; step s runs the sequences still alive, which are the
+// first so many, and its rows stand at offset[s] .. offset[s + 1] of every buffer. Nothing is computed for steps that
+// do not exist, and `reverse` only changes which time step of the input a row is.
+//
+// Buffers kept by forward (reserve):
+//   xh  (R, ld)   the input of each row, then the hidden state before it: [x | h]. It is at once the left operand of
+//   the
+//                 forward products and, transposed, that of the weight gradients; the padded length of its rows keeps
+//                 them out of each other's cache sets.
+// Groups: `lanes` hidden units, the unit of work that threads share out. A cell's buffers hold, row by row and group by
+// group, one vector for each gate, so that a group's gates are one panel of the product and one stretch of memory.
+#pragma once
+
+#include "gemm.h"
+
+namespace fastrnn::cpu {
+
+// Steps projected ahead have at least this many rows together, so that each weight that is loaded is used often.
+constexpr Index projected_rows = 48;
+
+template <class T>
+struct Shape {
+    Index N, steps, D, H;  // steps: T, the length of the arrays
+    int lanes;
+    Index groups, units, ld;  // units: H rounded up to whole groups; ld: row length of xh
+
+    Shape(Index n, Index t, Index d, Index h) : N(n), steps(t), D(d), H(h), lanes(table<T>().lanes) {
+        groups = ceil_div(H, lanes);
+        units = groups * lanes;
+        ld = padded_row<T>(D + H);
+    }
+    explicit Shape(const Sequence& s) : Shape(s.N, s.T, s.D, s.H) {}
+    Index most_rows() const { return N * steps; }
+    int valid(Index group) const { return static_cast<int>(std::min<Index>(lanes, H - group * lanes)); }
+};
+
+// The order of rows.
+class Rows {
+  public:
+    static Index indices(Index N, Index steps) { return 2 * N + steps + 1; }
+
+    // memory: indices(N, T) elements.
+    Rows(const Sequence& s, Index* memory)
+        : N_(s.N), T_(s.T), reverse_(s.reverse), order_(memory), length_(memory + N_), offset_(memory + 2 * N_) {
+        for (Index n = 0; n < N_; ++n) order_[n] = n;
+        if (s.lengths)
+            std::stable_sort(order_, order_ + N_, [&](Index a, Index b) { return s.lengths[a] > s.lengths[b]; });
+        for (Index r = 0; r < N_; ++r) length_[r] = s.lengths ? s.lengths[order_[r]] : T_;
+        Index alive = N_, total = 0;
+        steps_ = N_ ? length_[0] : 0;
+        for (Index step = 0; step < T_; ++step) {
+            offset_[step] = total;
+            while (alive && length_[alive - 1] <= step) --alive;
+            total += alive;
+        }
+        offset_[T_] = total;
+    }
+
+    Index steps() const { return steps_; }
+    Index total() const { return offset_[T_]; }
+    Index at(Index step) const { return offset_[step]; }
+    Index alive(Index step) const { return step < T_ ? offset_[step + 1] - offset_[step] : 0; }
+    Index sequence(Index r) const { return order_[r]; }
+    Index length(Index r) const { return length_[r]; }
+    Index time(Index step, Index r) const { return reverse_ ? length_[r] - 1 - step : step; }
+    // Row of a (N, T, ·) array that row r of this step is.
+    Index flat(Index step, Index r) const { return order_[r] * T_ + time(step, r); }
+
+  private:
+    Index N_, T_, steps_;
+    bool reverse_;
+    Index *order_, *length_, *offset_;
+};
+
+template <class T>
+void copy_row(T* to, const T* from, Index n, Index stride) {
+    if (stride == 1)
+        std::copy_n(from, n, to);
+    else
+        for (Index i = 0; i < n; ++i) to[i] = from[i * stride];
+}
+
+// x and h0 into xh; zeros into h at steps that are not run. Sequences are shared out among the workers.
+template <class T>
+void gather_inputs(const Worker& w, const Shape<T>& s, const Rows& rows, const Cube<T>& x, const Matrix<T>& h0, T* xh,
+                   T* h) {
+    const Range mine = share(s.N, w);
+    for (Index r = mine.begin; r < mine.end; ++r) {
+        const Index n = rows.sequence(r), length = rows.length(r);
+        for (Index step = 0; step < length; ++step)
+            copy_row(xh + (rows.at(step) + r) * s.ld, x.at(n, rows.time(step, r)), s.D, x.s2);
+        if (length) copy_row(xh + r * s.ld + s.D, h0.data + n * h0.row, s.H, h0.col);
+        std::fill(h + (n * s.steps + length) * s.H, h + (n + 1) * s.steps * s.H, T(0));
+    }
+}
+
+// The last state of each sequence out of h, or out of h0 where no step was run.
+template <class T>
+void final_states(const Worker& w, const Shape<T>& s, const Rows& rows, const Matrix<T>& h0, const T* h, T* h_n) {
+    const Range mine = share(s.N, w);
+    for (Index r = mine.begin; r < mine.end; ++r) {
+        const Index n = rows.sequence(r), length = rows.length(r);
+        if (length)
+            std::copy_n(h + rows.flat(length - 1, r) * s.H, s.H, h_n + n * s.H);
+        else
+            copy_row(h_n + n * s.H, h0.data + n * h0.row, s.H, h0.col);
+    }
+}
+
+// Pointers to the rows of h, or of dh, that a tile stands for, at hidden unit `unit`.
+template <class T>
+void h_rows(const Shape<T>& s, const Rows& rows, Index step, Index first, int count, Index unit, T* h, T** out) {
+    for (int i = 0; i < count; ++i) out[i] = h + rows.flat(step, first + i) * s.H + unit;
+}
+
+// The same for dh, which may have any strides: where its last axis has one, the units are copied into `copy`
+// (count, width).
+template <class T>
+void dh_rows(const Rows& rows, Index step, Index first, int count, Index unit, Index width, Index H, const Cube<T>& dh,
+             T* copy, const T** out) {
+    for (int i = 0; i < count; ++i) {
+        const T* from = dh.at(rows.sequence(first + i), rows.time(step, first + i)) + unit * dh.s2;
+        if (dh.s2 != 1) {
+            copy_row(copy + i * width, from, std::min(width, H - unit), dh.s2);
+            from = copy + i * width;
+        }
+        out[i] = from;
+    }
+}
+
+// Rows of dh_n (or zeros where it is null), padded with zeros: the gradient that reaches a sequence's last step from
+// its final state instead of from a next step.
+template <class T>
+void final_gradients(const Rows& rows, Index first, int count, Index unit, Index width, Index H, const Matrix<T>& dh_n,
+                     T* out) {
+    for (int i = 0; i < count; ++i) {
+        T* row = out + i * width;
+        std::fill(row, row + width, T(0));
+        if (dh_n.data)
+            copy_row(row, dh_n.data + rows.sequence(first + i) * dh_n.row + unit * dh_n.col, std::min(width, H - unit),
+                     dh_n.col);
+    }
+}
+
+// Steps to project together so that they have projected_rows rows.
+inline Index steps_ahead(const Rows& rows, Index step) {
+    Index ahead = 1;
+    while (step + ahead < rows.steps() && rows.at(step + ahead) - rows.at(step) < projected_rows) ++ahead;
+    return ahead;
+}
+
+// Weight gradients dWx (D, gates H) and dWh (H, gates H), for the groups of this worker: [x | h]^T da.
+// da (R, ld_da) is interleaved by group, `gates` vectors each. block: k_block * gates * lanes. spill: (D + H) * gates *
+// lanes, or null where H is whole groups. With dWx or dWh null, that one is left out.
+template <class T>
+void weight_gradients(const Worker& w, const Shape<T>& s, Index total, const T* xh, const T* da, Index ld_da, int gates,
+                      T* block, T* spill, T* dWx, T* dWh) {
+    const Table<T>& t = table<T>();
+    const Range mine = share(s.groups, w);
+    Segment<T> segments[2];
+    int count = 0;
+    if (dWx) segments[count++] = {s.D, xh, dWx, gates * s.H};
+    if (dWh) segments[count++] = {s.H, xh + s.D, dWh, gates * s.H};
+    const Index step = gates == 1 ? max_vectors : 1;
+    for (Index g = mine.begin; g < mine.end; g += step) {
+        const Columns c = gates == 1 ? plain_columns(s.H, s.lanes, g, mine.end) : gate_columns(s.H, gates, s.lanes, g);
+        multiply_transposed(t, c, total, segments, count, s.ld, da, ld_da, g * gates * s.lanes, block, spill);
+    }
+}
+
+// dx (N, T, D) = da Wx^T, for the columns of this worker; zeros at steps that were not run.
+// panel: gates * units * 4 lanes. chunk: row_chunk * 4 lanes.
+template <class T>
+void input_gradient(const Worker& w, const Shape<T>& s, const Rows& rows, const T* da, Index ld_da, int gates,
+                    const Matrix<T>& Wx, T* panel, T* chunk, T* dx) {
+    const Table<T>& t = table<T>();
+    const Range mine = share(ceil_div(s.D, s.lanes), w);
+    const Index K = s.units * gates;
+    for (Index v = mine.begin; v < mine.end; v += max_vectors) {
+        const Columns c = plain_columns(s.D, s.lanes, v, mine.end);
+        const Index width = c.vectors * s.lanes, columns = std::min(width, s.D - c.first[0]);
+        pack_panel_by_gate(s.lanes, c, s.H, gates, Wx.data, Wx.col, Wx.row, panel);
+        // Packed row p is row `r` of step `step`.
+        Index step = 0, r = 0;
+        for (Index p = 0; p < rows.total(); p += row_chunk) {
+            const Index count = std::min(row_chunk, rows.total() - p);
+            multiply_panel(t, count, c.vectors, K, da + p * ld_da, ld_da, Index(1), panel,
+                           static_cast<const T*>(nullptr), Index(0), chunk, width, Index(s.lanes));
+            for (Index i = 0; i < count; ++i) {
+                std::copy_n(chunk + i * width, columns, dx + rows.flat(step, r) * s.D + c.first[0]);
+                if (++r == rows.alive(step)) ++step, r = 0;
+            }
+        }
+        for (Index q = 0; q < s.N; ++q)
+            for (Index time = rows.length(q); time < s.steps; ++time) {
+                T* row = dx + (rows.sequence(q) * s.steps + time) * s.D + c.first[0];
+                std::fill(row, row + columns, T(0));
+            }
+    }
+}
+
+// Biases or their gradients between their own order and the interleaved one.
+template <class T>
+void interleave_bias(const Shape<T>& s, Index group, int gates, const Vec<T>& b, T* out) {
+    for (int g = 0; g < gates; ++g)
+        for (int i = 0; i < s.lanes; ++i)
+            *out++ = b.data && i < s.valid(group) ? b(g * s.H + group * s.lanes + i) : T(0);
+}
+template <class T>
+void separate_bias(const Shape<T>& s, Index group, int gates, const T* in, T* db) {
+    for (int g = 0; g < gates; ++g) std::copy_n(in + g * s.lanes, s.valid(group), db + g * s.H + group * s.lanes);
+}
+
+}  // namespace fastrnn::cpu

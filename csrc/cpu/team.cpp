@@ -1,0 +1,167 @@
+#include "team.h"
+
+#include <algorithm>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace fastrnn::cpu {
+
+namespace {
+
+// Below this a second thread costs more to wake (some 10 microseconds) than it saves.
+constexpr double operations_per_thread = 1e6;
+// How long a thread that waits at a barrier looks before it sleeps: long enough for the others' share of a step, short
+// enough to give the processor up if one of them has lost its own.
+constexpr int spins = 4000;
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_pause();
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+std::atomic<int> wanted_threads{1};
+thread_local int last_used = 1;
+
+struct Team {
+    std::mutex busy;
+    std::vector<std::thread> workers;
+    // Raised for every piece of work, after what is below has been set; workers sleep on it.
+    std::atomic<unsigned> round{0};
+    std::atomic<int> unfinished{0};
+    void (*work)(void*, const Worker&) = nullptr;
+    void* context = nullptr;
+    Barrier* meeting = nullptr;
+    int count = 0;
+
+    void loop(int index, unsigned seen) {
+        for (;;) {
+            round.wait(seen, std::memory_order_acquire);
+            seen = round.load(std::memory_order_acquire);
+            if (index >= count) {
+                // Not needed this time, but `count` may only change once every worker has looked at it.
+                finish();
+                continue;
+            }
+            work(context, Worker{index, count, meeting});
+            finish();
+        }
+    }
+
+    void finish() {
+        if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished.notify_one();
+    }
+
+    // False if the operating system gives no more threads.
+    bool grow(int threads) {
+        try {
+            while (static_cast<int>(workers.size()) + 1 < threads) {
+                const int index = static_cast<int>(workers.size()) + 1;
+                const unsigned seen = round.load();
+                workers.emplace_back([this, index, seen] { loop(index, seen); });
+            }
+        } catch (...) {
+            return false;
+        }
+        return true;
+    }
+
+    void run(int threads, void (*f)(void*, const Worker&), void* c) {
+        Barrier barrier(threads);
+        work = f;
+        context = c;
+        meeting = &barrier;
+        count = threads;
+        unfinished.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
+        round.fetch_add(1, std::memory_order_release);
+        round.notify_all();
+        f(c, Worker{0, threads, &barrier});
+        for (int i = 0; i < spins; ++i) {
+            if (unfinished.load(std::memory_order_acquire) == 0) return;
+            pause();
+        }
+        for (int left; (left = unfinished.load(std::memory_order_acquire)) != 0;) unfinished.wait(left);
+    }
+};
+
+// Never destroyed: at exit its workers sleep until the process is gone.
+std::atomic<Team*> team{nullptr};
+
+Team& the_team() {
+    Team* t = team.load(std::memory_order_acquire);
+    if (t) return *t;
+    Team* fresh = new Team;
+    if (team.compare_exchange_strong(t, fresh)) {
+#if !defined(_WIN32)
+        // The child of a fork has none of the workers, and perhaps a lock that a thread which is gone had taken: it
+        // leaves that team alone and makes another.
+        static std::once_flag once;
+        std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { team.store(nullptr); }); });
+#endif
+        return *fresh;
+    }
+    delete fresh;
+    return *t;
+}
+
+}  // namespace
+
+void set_num_threads(int n) {
+    wanted_threads.store(std::max(n, 1));
+}
+int num_threads() {
+    return wanted_threads.load();
+}
+int threads_used() {
+    return last_used;
+}
+
+int threads_for(double operations, Index most) {
+    const double worth = std::min(operations / operations_per_thread, 1e6);
+    return static_cast<int>(std::clamp<Index>(static_cast<Index>(worth), 1, std::clamp<Index>(most, 1, num_threads())));
+}
+
+void Barrier::wait() {
+    const unsigned generation = generation_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == parties_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        generation_.fetch_add(1, std::memory_order_release);
+        generation_.notify_all();
+        return;
+    }
+    for (int i = 0; i < spins; ++i) {
+        if (generation_.load(std::memory_order_acquire) != generation) return;
+        pause();
+    }
+    generation_.wait(generation, std::memory_order_acquire);
+}
+
+namespace detail {
+
+void run(int threads, void (*work)(void*, const Worker&), void* context) {
+    if (threads > 1) {
+        Team& t = the_team();
+        std::unique_lock<std::mutex> lock(t.busy, std::try_to_lock);
+        if (lock.owns_lock() && t.grow(threads)) {
+            last_used = threads;
+            t.run(threads, work, context);
+            return;
+        }
+    }
+    last_used = 1;
+    work(context, Worker{0, 1, nullptr});
+}
+
+}  // namespace detail
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,150 @@
+// Every kernel: what each pointer is, its shape, its role, what it may alias, and how long it must live.
+//
+// Common to all
+//   T          float or double; all arrays of one call have the same.
+//   Sizes      N batch, T time steps, D inputs, H hidden units, V vocabulary, C channels, P positions. Any may be 0.
+//   Vec, Matrix, Cube   read-only inputs with any strides, counted in elements and possibly 0 or negative.
+//   T*         outputs: C-contiguous, owned and allocated by the caller, uninitialised before the call, wholly written
+//              by it. No output may overlap an input or another output.
+//   reserve    kept by the caller from a forward call to its backward calls; never written by backward, so that one
+//              forward can be followed by any number of backwards. Its layout is the kernel's own and depends on the
+//              instruction set, which is fixed for the life of the process.
+//   workspace  scratch: no meaning before or after the call.
+//   Both are sized by the *_buffers function of the row, in elements of T.
+//   Lifetime   no pointer is kept after return, except that reserve and the inputs named by a backward function must
+//              still hold what forward saw.
+// Kernels check nothing, raise nothing and know nothing of Python. They may be called from several threads at once.
+// Results do not depend on the number of threads, bit for bit.
+#pragma once
+
+#include <cstdint>
+
+namespace fastrnn {
+
+using Index = std::int64_t;
+
+template <class T>
+struct Vec {
+    const T* data;
+    Index stride;
+    const T& operator()(Index i) const { return data[i * stride]; }
+};
+
+template <class T>
+struct Matrix {
+    const T* data;
+    Index row, col;
+    const T& operator()(Index i, Index j) const { return data[i * row + j * col]; }
+};
+
+template <class T>
+struct Cube {
+    const T* data;
+    Index s0, s1, s2;
+    const T* at(Index i, Index j) const { return data + i * s0 + j * s1; }
+};
+
+// Sizes of a recurrent layer, and which steps of it are run.
+struct Sequence {
+    Index N, T, D, H;
+    const Index* lengths;  // (N) steps of each sequence, 0..T; null: all have T
+    bool reverse;          // run each from its last step to its first
+};
+
+struct BufferSizes {
+    Index reserve, forward, backward;
+};
+
+// Sums over arrays are taken in chunks of this many elements (fastrnn/ops/image_losses.py knows it as _CHUNK).
+constexpr Index sum_chunk = 4096;
+
+namespace cpu {
+
+// ---- rnn: h' = tanh(x Wx + h Wh + b) --------------------------------------------------------------------------------
+// x (N,T,D)  h0 (N,H)  Wx (D,H)  Wh (H,H)  b (H)  ->  h (N,T,H), h_n (N,H)
+// dh (N,T,H), dh_n (N,H) or null data  ->  dx (N,T,D), dh0 (N,H), dWx (D,H), dWh (H,H), db (H)
+// Steps beyond a sequence's length give h = 0 and dx = 0, and dh there is not read.
+template <class T>
+BufferSizes rnn_buffers(Index N, Index steps, Index D, Index H);
+template <class T>
+void rnn_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, T* h, T* h_n, T* reserve,
+                 T* workspace);
+template <class T>
+void rnn_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve, T* workspace,
+                  T* dx, T* dh0, T* dWx, T* dWh, T* db);
+
+// ---- lstm: gate order i, f, o, g in every axis of 4H ----------------------------------------------------------------
+// As rnn with Wx (D,4H), Wh (H,4H), b (4H); c0 (N,H), null data for zeros  ->  also c_n (N,H)
+// dc_n (N,H) or null data  ->  also dc0 (N,H)
+template <class T>
+BufferSizes lstm_buffers(Index N, Index steps, Index D, Index H);
+template <class T>
+void lstm_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, T* h, T* h_n,
+                  T* c_n, T* reserve, T* workspace);
+template <class T>
+void lstm_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
+                   T* workspace, T* dx, T* dh0, T* dc0, T* dWx, T* dWh, T* db);
+
+// ---- gru: gate order r, z, n in every axis of 3H --------------------------------------------------------------------
+// As rnn with Wx (D,3H), Wh (H,3H), b (3H); bh (3H), null data for zeros  ->  also dbh (3H)
+template <class T>
+BufferSizes gru_buffers(Index N, Index steps, Index D, Index H);
+template <class T>
+void gru_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, Vec<T> bh, T* h, T* h_n,
+                 T* reserve, T* workspace);
+template <class T>
+void gru_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve, T* workspace,
+                  T* dx, T* dh0, T* dWx, T* dWh, T* db, T* dbh);
+
+// ---- embedding ------------------------------------------------------------------------------------------------------
+// ids (n) in [0, V), checked by the caller.   W (V,D)  ->  out (n,D)
+// dout (n,D), workspace (V + 1 + n)  ->  dW (V,D): each row the sum, in ascending order of position, of its ids' rows
+template <class T>
+void word_embedding_forward(Index n, Index D, Vec<Index> ids, Matrix<T> W, T* out);
+template <class T>
+void word_embedding_backward(Index n, Index V, Index D, Vec<Index> ids, Matrix<T> dout, Index* workspace, T* dW);
+
+// ---- softmax_loss ---------------------------------------------------------------------------------------------------
+// x (R,V), y (R), mask (R)  ->  row_loss (R): -log softmax(x)[y]; dx (R,V): (softmax(x) - onehot(y)) / count
+// Where mask is 0, y is not read, and row_loss and dx are 0.
+template <class T>
+void temporal_softmax_loss(Index R, Index V, Matrix<T> x, Vec<Index> y, Vec<unsigned char> mask, Index count,
+                           double* row_loss, T* dx);
+
+// ---- gram -----------------------------------------------------------------------------------------------------------
+// f (N,C,P)  ->  g (N,C,C) = scale f f^T, exactly symmetric
+// dg (N,C,C), f (N,C,P)  ->  df (N,C,P) = scale (dg + dg^T) f; df is written with the strides given
+template <class T>
+BufferSizes gram_buffers(Index N, Index C, Index P);
+template <class T>
+void gram_matrix(Index N, Index C, Index P, Cube<T> f, double scale, T* workspace, T* g);
+template <class T>
+void gram_backward(Index N, Index C, Index P, Cube<T> dg, Cube<T> f, double scale, T* workspace, T* df, Index df_s0,
+                   Index df_s1, Index df_s2);
+
+// ---- image_losses ---------------------------------------------------------------------------------------------------
+// a, b (n)  ->  partial (ceil(n / sum_chunk)): sums of (a - b)^2;   out (n) = scale (a - b)
+// img (P,H,W)  ->  partial (P): sums of squared differences of neighbours;   dimg (P,H,W): scale times their gradient
+template <class T>
+void squared_distance(Index n, Vec<T> a, Vec<T> b, double* partial);
+template <class T>
+void scaled_difference(Index n, Vec<T> a, Vec<T> b, double scale, T* out);
+template <class T>
+void tv_loss(Index P, Index H, Index W, Cube<T> img, double* partial);
+template <class T>
+void tv_loss_backward(Index P, Index H, Index W, Cube<T> img, double scale, T* dimg);
+
+// ---- optim: all arrays (n) and contiguous ---------------------------------------------------------------------------
+template <class T>
+void sgd(Index n, const T* w, const T* dw, double lr, T* out);
+template <class T>
+void sgd_momentum(Index n, const T* w, const T* dw, const T* v, double lr, double momentum, T* out, T* v_out);
+template <class T>
+void rmsprop(Index n, const T* w, const T* dw, const T* cache, double lr, double decay, double epsilon, T* out,
+             T* cache_out);
+template <class T>
+void adam(Index n, const T* w, const T* dw, const T* m, const T* v, double lr, double beta1, double beta2,
+          double epsilon, double t, T* out, T* m_out, T* v_out);
+
+}  // namespace cpu
+}  // namespace fastrnn

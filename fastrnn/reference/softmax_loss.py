@@ -1,0 +1,49 @@
+"""Softmax loss over time, for sequences of words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def temporal_softmax_loss(
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, verbose: bool = False
+) -> tuple[np.floating, np.ndarray]:
+    """Cross-entropy of the words y under ``p = softmax(x)``, summed over time and averaged over the batch::
+
+        loss = -1/N sum over n, t of mask[n, t] log p[n, t, y[n, t]]
+        dx = mask (p - onehot(y)) / N
+
+    Parameters
+    ----------
+    x : (N, T, V) scores
+    y : (N, T) integer ids 0..V-1 of the right words; not looked at where the mask is False
+    mask : (N, T) booleans: the steps that count
+    verbose : print the shape of the flattened gradient
+
+    Returns
+    -------
+    loss : scalar of the dtype of x, 0 for an empty batch
+    dx : (N, T, V) gradient of the loss with respect to x, 0 where the mask is False
+
+    References
+    ----------
+    J. S. Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990. The maximum
+    is subtracted first, which changes nothing in exact arithmetic and keeps exp from overflowing.
+    """
+    N, T, V = x.shape
+    kept = np.flatnonzero(mask)
+    scores, target = x.reshape(N * T, V)[kept], np.asarray(y).reshape(N * T)[kept]
+    right = (np.arange(len(kept)), target)
+
+    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.inf)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    count = max(N, 1)
+    loss = log_p.dtype.type(-log_p[right].sum() / count)
+
+    dscores = np.exp(log_p)
+    dscores[right] -= 1
+    dx_flat = np.zeros((N * T, V), log_p.dtype)
+    dx_flat[kept] = dscores / count
+    if verbose:
+        print("dx_flat: ", dx_flat.shape)
+    return loss, dx_flat.reshape(N, T, V)
