@@ -1,0 +1,290 @@
+"""The backends, in the order in which ``"auto"`` tries them; which one is set, and which one ran last.
+
+A backend is a column of the grid: one set of kernels for every operation. Where a column has no kernel of its own for
+an operation (`EMPTY`), one NumPy call is the best kernel, and the table falls through to the reference.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from fastrnn.cache import Cache
+
+
+def _load_cpu(row: str) -> ModuleType:
+    module = import_module("fastrnn._cpu")
+    module.set_num_threads(_threads)
+    return module
+
+
+def _load_numba(row: str) -> ModuleType:
+    return import_module(f"fastrnn.numba_cpu.{row}")
+
+
+def _load_reference(row: str) -> ModuleType:
+    return import_module(f"fastrnn.reference.{row}")
+
+
+class Column(NamedTuple):
+    """A row of the table: a backend's name, how its kernels are loaded, and what must import for it to run."""
+
+    name: str
+    load: Callable[[str], ModuleType]
+    needs: str
+    missing: str
+
+
+TABLE = (
+    Column("cpu", _load_cpu, "fastrnn._cpu", "the C++ kernels were not built (no C++ compiler at install time?)"),
+    Column("numba", _load_numba, "numba", "Numba is not installed (pip install numba)"),
+    Column("reference", _load_reference, "fastrnn.reference", ""),
+)
+COLUMNS = {column.name: column for column in TABLE}
+
+# (backend, operation) -> why there is no kernel. tests/test_layout.py holds the tree against this.
+EMPTY = {
+    ("cpu", "affine"): "one call of NumPy's BLAS is the whole operation",
+    ("numba", "affine"): "one call of NumPy's BLAS is the whole operation",
+}
+
+
+class LastBackend(str):
+    """Name of the backend that ran last in this thread, with what else is to be known about that run.
+
+    Attributes
+    ----------
+    function : str
+        The public function that ran.
+    isa : str
+        Instruction set of the kernel (``"avx512"``, …); ``""`` where the backend has no say in it.
+    precision : str
+        Precision of float32 products.
+    threads : int
+        Threads that took part; 0 where the backend leaves that to NumPy's BLAS.
+    """
+
+    function: str
+    isa: str
+    precision: str
+    threads: int
+
+    def __new__(cls, name: str, function: str, isa: str, precision: str, threads: int) -> LastBackend:
+        self = super().__new__(cls, name)
+        self.function, self.isa, self.precision, self.threads = function, isa, precision, threads
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.function} ran on {str(self)!r}: isa={self.isa or '-'}, "
+            f"precision={self.precision}, threads={self.threads or '-'}>"
+        )
+
+
+class Chosen(NamedTuple):
+    """The backend picked for one call, and its kernels of the row."""
+
+    name: str
+    kernels: Any
+
+    @property
+    def is_reference(self) -> bool:
+        return self.name == "reference"
+
+
+_reasons: dict[str, str] = {}
+_modules: dict[tuple[str, str], ModuleType] = {}
+_setting: str | None = None  # None: not set since the start; FASTRNN_BACKEND decides
+_override: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+_local = threading.local()
+_warned = False
+
+
+def _reason(name: str) -> str:
+    """Why a backend cannot run; empty if it can."""
+    if name not in _reasons:
+        column = COLUMNS[name]
+        try:
+            import_module(column.needs)
+            _reasons[name] = ""
+        except Exception as error:  # a broken install can raise anything; the reason is reported, never lost
+            _reasons[name] = f"{column.missing}: {type(error).__name__}: {error}"
+    return _reasons[name]
+
+
+def _checked(name: Any, where: str) -> str:
+    known = ("auto", *COLUMNS)
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, known))}, got {name!r}")
+    if name != "auto" and _reason(name):
+        raise RuntimeError(f"{where}: backend {name!r} cannot run here: {_reason(name)}")
+    return name
+
+
+class backend:
+    """Set the backend: for the process, or with ``with`` for a block of this thread (or async task) only.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "numba", "reference"}
+        ``"auto"`` picks the first that runs here. The environment variable ``FASTRNN_BACKEND`` gives the initial one.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+    RuntimeError
+        The backend cannot run here; the message says why. There is no silent fallback for a backend asked by name.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> with fastrnn.backend("reference"):
+    ...     h, cache = fastrnn.rnn_forward([[[1.0]]], [[0.0]], [[1.0]], [[1.0]], [0.0])
+    >>> print(fastrnn.last_backend())
+    reference
+    """
+
+    def __init__(self, name: str) -> None:
+        global _setting
+        self.name = _checked(name, "backend: argument 'name'")
+        self._before = _setting
+        self._token: Token[str | None] | None = None
+        _setting = self.name
+
+    def __enter__(self) -> backend:
+        global _setting
+        _setting = self._before  # what was set for the process becomes a setting of the block
+        self._token = _override.set(self.name)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._token is not None
+        _override.reset(self._token)
+        self._token = None
+
+    def __repr__(self) -> str:
+        return f"fastrnn.backend({self.name!r})"
+
+
+def get_backend() -> str:
+    """Name of the backend that is set (``"auto"`` unless one was asked for)."""
+    name = _override.get() or _setting
+    if name is None:
+        name = _checked(os.environ.get("FASTRNN_BACKEND") or "auto", "environment variable FASTRNN_BACKEND")
+    return name
+
+
+def backend_status() -> dict[str, str]:
+    """Every backend with the reason why it cannot run here; an empty reason where it can."""
+    return {name: _reason(name) for name in COLUMNS}
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that run here, in the order in which ``"auto"`` tries them."""
+    return tuple(name for name in COLUMNS if not _reason(name))
+
+
+def _kernels(name: str, row: str) -> Chosen:
+    if (name, row) in EMPTY:
+        name = "reference"
+    module = _modules.get((name, row))
+    if module is None:
+        module = _modules[name, row] = COLUMNS[name].load(row)
+    return Chosen(name, module)
+
+
+def choose(row: str) -> Chosen:
+    """The kernels of operation `row` under the present setting."""
+    global _warned
+    name = get_backend()
+    if name == "auto":
+        name = available_backends()[0]
+        if name != TABLE[0].name and not _warned:
+            _warned = True
+            warnings.warn(f"fastrnn runs on {name!r}: {_reason(TABLE[0].name)}", RuntimeWarning, stacklevel=4)
+    return _kernels(name, row)
+
+
+def follow(row: str, function: str, cache: Cache) -> Chosen:
+    """The kernels that made `cache`; another backend set by name is an error, since caches are not exchangeable."""
+    name = get_backend()
+    if name not in ("auto", cache.backend) and (name, row) not in EMPTY:
+        raise ValueError(
+            f"{function}: argument 'cache' was made by backend {cache.backend!r}, but backend {name!r} is set; "
+            f"run the forward pass under {name!r} too, or set backend('auto')"
+        )
+    return _kernels(cache.backend, row)
+
+
+def ran(function: str, chosen: Chosen) -> None:
+    """Note for :func:`last_backend` what ran."""
+    _local.last = (chosen, function, chosen.kernels.threads_used() if chosen.name == "cpu" else 0)
+
+
+def last_backend() -> LastBackend | None:
+    """What ran the last operation of this thread: the backend's name, with ``.function``, ``.isa``, ``.precision``
+    and ``.threads``; None before the first operation."""
+    last = getattr(_local, "last", None)
+    if last is None:
+        return None
+    chosen, function, threads = last
+    isa = chosen.kernels.isa() if chosen.name == "cpu" else ""
+    return LastBackend(chosen.name, function, isa, "highest", threads or (1 if chosen.name == "numba" else 0))
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------
+
+
+def _cpus() -> int:
+    """CPUs this process may use: its affinity, and the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        pass  # no such file: not Linux, or no quota
+    return count
+
+
+def _initial_threads() -> int:
+    text = os.environ.get("FASTRNN_NUM_THREADS")
+    if not text:
+        return _cpus()
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"environment variable FASTRNN_NUM_THREADS must be a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+_threads = _initial_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the most threads that a kernel may use; small problems use fewer, and results are the same with any number.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. The default is the number of CPUs that this process may use, or ``FASTRNN_NUM_THREADS``.
+    """
+    global _threads
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"set_num_threads: argument 'n' must be an int, got {type(n).__name__}")
+    if n.__index__() < 1:
+        raise ValueError(f"set_num_threads: argument 'n' must be at least 1, got {n}")
+    _threads = n.__index__()
+    if not _reason("cpu"):
+        _load_cpu("")
+
+
+def get_num_threads() -> int:
+    """The most threads that a kernel may use."""
+    return _threads

@@ -1,0 +1,211 @@
+"""Argument checks: every argument error of the library is worded here.
+
+Each public function opens one :class:`Arguments`, which learns the sizes of named dimensions from the arrays that it
+is shown and holds every later array against them, so that a message can say what was expected, why, and what came.
+Arrays leave with one floating dtype, in native byte order and aligned; strides are kept, and nothing is copied that
+is right already.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastrnn.cache import Cache
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> tuple[tuple[int, str], ...]:
+    """``"D 4H"`` as ``((1, "D"), (4, "H"))``."""
+    axes = []
+    for token in text.split():
+        match = re.fullmatch(r"(\d*)([A-Z]\w*)", token)
+        assert match, f"a pattern of dimensions cannot hold {token!r}"
+        axes.append((int(match[1] or 1), match[2]))
+    return tuple(axes)
+
+
+def _tuple_text(parts: list[str]) -> str:
+    return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
+
+
+class Arguments:
+    """The arguments of one call.
+
+    Parameters
+    ----------
+    function : str
+        Name of the public function, which opens every message.
+    dims : dict, optional
+        Sizes known beforehand (those of the forward pass, say).
+    source : str, optional
+        Where those sizes come from.
+    """
+
+    __slots__ = ("dims", "function", "sources")
+
+    def __init__(self, function: str, dims: dict[str, int] | None = None, source: str = "the forward pass") -> None:
+        self.function = function
+        self.dims: dict[str, int] = dict(dims or {})
+        self.sources: dict[str, str] = dict.fromkeys(self.dims, source)
+
+    def fail(self, error: type[Exception], name: str, expected: str, actual: str) -> Exception:
+        """The exception for argument `name`, to be raised by the caller."""
+        return error(f"{self.function}: argument '{name}' must {expected}, got {actual}")
+
+    def __getitem__(self, dim: str) -> int:
+        return self.dims[dim]
+
+    # ---- floating arrays -------------------------------------------------------------------------------------------
+
+    def raw(self, name: str, value: Any) -> np.ndarray:
+        """`value` as an array of real numbers, its dtype not yet settled."""
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise self.fail(ValueError, name, "be an array of numbers", f"a ragged {type(value).__name__}") from error
+        if array.dtype.kind not in "fiub":
+            raise self.fail(TypeError, name, "be an array of real numbers", self._kind(value, array))
+        if array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS:
+            raise self.fail(TypeError, name, "have dtype float32 or float64", f"dtype {array.dtype}")
+        return array
+
+    def floats(self, *named: tuple[str, Any, str], dtype: np.dtype | None = None) -> list[Any]:
+        """Arrays ``(name, value, pattern)`` with their shapes checked, all in one dtype.
+
+        That dtype is `dtype` or else what NumPy's promotion makes of the arrays' dtypes; where all are integers,
+        float64. ``None`` stays ``None``.
+        """
+        arrays = [None if value is None else self.raw(name, value) for name, value, _ in named]
+        for (name, _, pattern), array in zip(named, arrays, strict=True):
+            if array is not None:
+                self.shape(name, array.shape, pattern)
+        if dtype is None:
+            dtype = np.result_type(*[array.dtype for array in arrays if array is not None])
+            if dtype not in FLOATS:
+                dtype = np.dtype(np.float64)
+        return [array if array is None else self.settle(array, dtype) for array in arrays]
+
+    @staticmethod
+    def settle(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """`array` in `dtype`, native byte order and aligned: itself, or a copy where it is not so already."""
+        if array.dtype == dtype and array.dtype.isnative and array.flags.aligned:
+            # A stride that is no multiple of the item (a field of a packed record) cannot be counted in elements.
+            if all(stride % array.itemsize == 0 for stride in array.strides):
+                return array
+        return np.array(array, dtype=dtype.newbyteorder("="), order="C")
+
+    def shape(self, name: str, shape: tuple[int, ...], pattern: str) -> None:
+        """Hold `shape` against `pattern`, learning the dimensions that are new."""
+        axes = _pattern(pattern)
+        text = _tuple_text([(str(factor) if factor > 1 else "") + dim for factor, dim in axes])
+        if len(shape) != len(axes):
+            raise self.fail(
+                ValueError, name, f"be {len(axes)}-dimensional, {text}", f"shape {shape} ({len(shape)}-dimensional)"
+            )
+        known = dict(self.dims)
+        for size, (factor, dim) in zip(shape, axes, strict=True):
+            if dim not in known and size % factor == 0:
+                known[dim] = size // factor
+        for size, (factor, dim) in zip(shape, axes, strict=True):
+            if dim not in known:
+                raise self.fail(
+                    ValueError, name, f"have shape {text}", f"shape {shape}: {size} is no multiple of {factor}"
+                )
+            if size != factor * known[dim]:
+                want = _tuple_text([str(f * known[d]) if d in known else d for f, d in axes])
+                why = ", ".join(dict.fromkeys(f"{d} from {self.sources[d]}" for _, d in axes if d in self.sources))
+                raise self.fail(
+                    ValueError, name, f"have shape {text} = {want}" + (f" ({why})" if why else ""), f"shape {shape}"
+                )
+        for dim in known:
+            self.sources.setdefault(dim, name)
+        self.dims = known
+
+    @staticmethod
+    def _kind(value: Any, array: np.ndarray) -> str:
+        if isinstance(value, np.ndarray):
+            return f"dtype {array.dtype}"
+        return f"{type(value).__name__} (dtype {array.dtype})"
+
+    # ---- integers --------------------------------------------------------------------------------------------------
+
+    def ids(self, name: str, value: Any, upper: int, of: str, where: np.ndarray | None = None) -> np.ndarray:
+        """Integer indices in ``[0, upper)`` as int64; with `where`, only the positions that it marks are looked at.
+
+        Parameters
+        ----------
+        of : str
+            What the indices point into, for the message (``"the V = 1004 rows of W"``).
+        """
+        array = np.asarray(value)
+        if array.dtype.kind not in "iu":
+            if array.size or array.dtype.kind not in "f" or isinstance(value, np.ndarray):
+                raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
+        if array.size:
+            low, high = (array.min(), array.max()) if where is None else (-1, 0)
+            if low < 0 or high >= upper:
+                bad = (array < 0) | (array >= upper)
+                if where is not None:
+                    bad &= where
+                if bad.any():
+                    position = tuple(int(i) for i in np.argwhere(bad)[0])
+                    at = "" if array.ndim == 0 else f" at position {position if array.ndim > 1 else position[0]}"
+                    raise self.fail(IndexError, name, f"hold ids in [0, {upper}), {of}", f"{array[position]}{at}")
+        return array.astype(np.int64)
+
+    def lengths(self, value: Any, name: str = "lengths") -> np.ndarray | None:
+        """Numbers of valid steps ``(N,)`` between 0 and T as int64, or None."""
+        if value is None:
+            return None
+        array = np.asarray(value)
+        if array.dtype.kind not in "iu" and array.size:
+            raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
+        self.shape(name, array.shape, "N")
+        steps = self.dims["T"]
+        bad = (array < 0) | (array > steps)
+        if bad.any():
+            position = int(np.argmax(bad))
+            raise self.fail(
+                ValueError, name, f"lie between 0 and T = {steps}", f"{array[position]} at position {position}"
+            )
+        return np.ascontiguousarray(array, dtype=np.int64)
+
+    # ---- single values ---------------------------------------------------------------------------------------------
+
+    def number(self, name: str, value: Any) -> float:
+        """A real number as a Python float."""
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise self.fail(TypeError, name, "be a real number", self._kind(value, array))
+        if array.size != 1:
+            raise self.fail(ValueError, name, "be a single number", f"shape {array.shape}")
+        return float(array.reshape(())[()])
+
+    def flag(self, name: str, value: Any) -> bool:
+        """True or False; anything else is likelier a misplaced argument than a truth value."""
+        if not isinstance(value, (bool, np.bool_)):
+            actual = repr(value) if np.isscalar(value) else type(value).__name__
+            raise self.fail(TypeError, name, "be True or False", actual)
+        return bool(value)
+
+    def choice(self, name: str, value: Any, allowed: tuple[str, ...]) -> str:
+        """One of the `allowed` words."""
+        if not isinstance(value, str) or value not in allowed:
+            raise self.fail(ValueError, name, f"be one of {', '.join(map(repr, allowed))}", repr(value))
+        return value
+
+    def cache(self, value: Any, made_by: str) -> Cache:
+        """The cache that `made_by` returned."""
+        if not isinstance(value, Cache):
+            raise self.fail(TypeError, "cache", f"be the cache that {made_by} returned", type(value).__name__)
+        if value.function != made_by:
+            raise self.fail(
+                ValueError, "cache", f"be the cache that {made_by} returned", f"one that {value.function} returned"
+            )
+        return value

@@ -1,0 +1,760 @@
+"""Every kernel against the oracle: the one tolerance rule, and the cases that ``fastrnn check`` and the tests run.
+
+Adding an operation: write one generator that yields a :class:`Case` for each thing worth trying, and name it in
+:data:`CASES`. A case says how to call one public function on a module `m`, which is ``fastrnn`` (under the backend
+that is tried) or ``fastrnn.reference`` (the oracle); dtypes, thread counts and comparisons are not its concern.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+import fastrnn
+from fastrnn import reference
+from fastrnn.backend import EMPTY
+
+# Dtypes that are tried, and the dtype in which the oracle then is exact. It has to be a wider one: beside an oracle in
+# float64 a float64 kernel would have to make the oracle's own rounding errors to be right, and a correctly rounded
+# result would fail. (Where long double is no wider than double, as with MSVC, float64 is held to just that.)
+EXACT: dict[str, Any] = {"float32": np.float64, "float64": np.longdouble}
+DTYPES = tuple(EXACT)
+
+# ---- the rule ------------------------------------------------------------------------------------------------------
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.max(np.abs(x), initial=0.0))  # np.max hands a NaN on
+
+
+def error_and_bound(result: Any, oracle: Any, exact: Any, dtype: Any) -> tuple[float, float]:
+    """Error of `result`, and the bound that it may reach.
+
+    Parameters
+    ----------
+    result : array_like
+        What the kernel computed.
+    oracle : array_like
+        What the oracle computed from the same inputs, in the kernel's dtype.
+    exact : array_like
+        What the oracle computed from the same inputs, in the wider dtype of :data:`EXACT`.
+    dtype : dtype
+        The kernel's dtype, whose eps enters the bound.
+
+    Returns
+    -------
+    error : float
+        ``max|result - exact|``.
+    bound : float
+        ``2 max|oracle - exact| + 4 eps max|exact|``. A NaN anywhere makes one of the two NaN.
+    """
+    error, naive = _largest(np.subtract(result, exact)), _largest(np.subtract(oracle, exact))
+    return error, 2 * naive + 4 * float(np.finfo(dtype).eps) * _largest(np.asarray(exact))
+
+
+def within(error: float, bound: float) -> bool:
+    """Whether the rule is met; False for a NaN, and where a bound that is not finite would let anything pass."""
+    return error <= bound < np.inf
+
+
+def ratio_of(error: float, bound: float) -> float:
+    """Error over its bound: at most 1 where the rule is met; infinite for a NaN, and for any error where none is allowed."""
+    if not (np.isfinite(error) and np.isfinite(bound)):
+        return np.inf
+    return error / bound if bound > 0 else 0.0 if error == 0 else np.inf
+
+
+def complaint(result: Any, oracle: Any, dtype: Any) -> str:
+    """What is wrong with the kind of `result`, whatever its values: dtype or shape. Empty if nothing is."""
+    if np.shape(result) != np.shape(oracle):
+        return f"has shape {np.shape(result)}, expected {np.shape(oracle)}"
+    if not isinstance(oracle, np.ndarray):
+        return "" if type(result) is type(oracle) else f"is {type(result).__name__}, expected {type(oracle).__name__}"
+    if not isinstance(result, np.ndarray):
+        return f"is {type(result).__name__}, expected an array"
+    return "" if result.dtype == np.dtype(dtype) else f"has dtype {result.dtype}, expected {np.dtype(dtype)}"
+
+
+# ---- cases ---------------------------------------------------------------------------------------------------------
+
+Arrays = dict[str, np.ndarray]
+Outputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one public function.
+
+    Attributes
+    ----------
+    operation : str
+        Row of the grid.
+    function : str
+        The function that is tried: the last that `call` calls.
+    name : str
+        Sizes and options; unique within the function.
+    arrays : dict of ndarray
+        Inputs. Floating ones are given in float64 and cast to the dtype that is tried, integers and bools stay.
+    call : callable
+        ``call(m, arrays)`` returns the named outputs.
+    layout : str
+        How the arrays lie in memory: a key of :data:`LAYOUTS`.
+    """
+
+    operation: str
+    function: str
+    name: str
+    arrays: Arrays
+    call: Callable[[Any, Arrays], Outputs]
+    layout: str = "contiguous"
+
+    def __str__(self) -> str:
+        return f"{self.function}[{self.name}]"
+
+
+def _strided(a: np.ndarray) -> np.ndarray:
+    """Every second element along every axis, with poison between."""
+    wide = np.empty(tuple(2 * size + 1 for size in a.shape), a.dtype)
+    wide.fill(np.nan if a.dtype.kind == "f" else 1)
+    view = wide[(*(slice(1, 2 * size + 1, 2) for size in a.shape), ...)]
+    view[...] = a
+    return view
+
+
+def _reversed(a: np.ndarray) -> np.ndarray:
+    """Negative strides along every axis."""
+    back = (slice(None, None, -1),) * a.ndim
+    return a[back].copy()[back]
+
+
+def _readonly(a: np.ndarray) -> np.ndarray:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _unaligned(a: np.ndarray) -> np.ndarray:
+    """One byte past an address that suits the dtype."""
+    room = np.zeros(a.nbytes + 1, np.uint8)
+    view = room[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def _swapped(a: np.ndarray) -> np.ndarray:
+    return a.astype(a.dtype.newbyteorder("S"))
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "contiguous": lambda a: np.array(a, order="C"),
+    "strided": _strided,
+    "fortran": lambda a: np.array(a, order="F"),
+    "reversed": _reversed,
+    "readonly": _readonly,
+    "unaligned": _unaligned,
+    "byteswapped": _swapped,
+}
+
+
+def _rng(*key: object) -> np.random.Generator:
+    """A generator of its own for each case, so that adding one changes no other."""
+    return np.random.default_rng(zlib.crc32(repr(key).encode()))
+
+
+def _in_layouts(case: Case) -> Iterator[Case]:
+    """`case` once for each way in which its arrays can lie in memory."""
+    for layout in LAYOUTS:
+        yield replace(case, layout=layout, name=case.name if layout == "contiguous" else f"{case.name} {layout}")
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+# ---- rnn, lstm, gru ------------------------------------------------------------------------------------------------
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+# N, T, D, H: ones, odd sizes, and sizes around the tiles that kernels are cut into (6 rows, 8, 16 and 64 columns).
+SEQUENCES = (
+    (1, 1, 1, 1),
+    (3, 5, 7, 9),
+    (1, 7, 16, 16),
+    (5, 3, 8, 15),
+    (6, 2, 17, 8),
+    (7, 4, 5, 17),
+    (13, 3, 16, 33),
+    (16, 4, 32, 64),
+    (4, 12, 63, 65),
+    (2, 40, 3, 10),
+)
+EMPTY_SEQUENCES = ((0, 3, 4, 5), (3, 0, 4, 5), (3, 4, 0, 5), (3, 4, 5, 0))
+TWO_THREADS = (64, 5, 128, 192)  # enough work for a second thread
+# Pre-activations at which a sigmoid or tanh saturates, and at which careless formulas overflow or divide 0 by 0.
+EXTREMES = np.array([sign * size for size in (0, 0.5, 9, 18, 50, 88.8, 104, 710, 746, 1000) for sign in (1, -1)])
+
+
+def _weights(rng: np.random.Generator, cell: str, size_d: int, size_h: int) -> Arrays:
+    columns = GATES[cell] * size_h
+    return {
+        "Wx": rng.normal(size=(size_d, columns)) / np.sqrt(max(size_d, 1)),
+        "Wh": rng.normal(size=(size_h, columns)) / np.sqrt(max(size_h, 1)),
+        "b": rng.normal(size=columns) / 4,
+    }
+
+
+def _saturating(a: Arrays, cell: str, rng: np.random.Generator) -> Arrays:
+    """`a` with every pre-activation one of EXTREMES, exactly: each gate copies one input, nothing recurs."""
+    chosen = rng.integers(0, a["Wx"].shape[0], a["Wx"].shape[1])
+    wx = np.zeros_like(a["Wx"])
+    wx[chosen, np.arange(len(chosen))] = 1
+    return a | {"x": rng.choice(EXTREMES, a["x"].shape), "Wx": wx, "Wh": 0 * a["Wh"], "b": 0 * a["b"]}
+
+
+def _sequence(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case]:
+    """Forward and backward over a whole sequence, with `options` out of
+    c0, bh, lengths, reverse, return_state, overwritten, twice, saturated, inputs x 100."""
+    size_n, size_t, size_d, size_h = shape
+    name = " ".join((_sizes(shape), *options))
+    rng = _rng(cell, name)
+    a = _weights(rng, cell, size_d, size_h)
+    a["x"] = rng.normal(size=(size_n, size_t, size_d))
+    a["h0"] = rng.normal(size=(size_n, size_h)) / 2
+    if "saturated" in options:
+        a = _saturating(a, cell, rng)
+    if "inputs x 100" in options:
+        a["x"] = 100 * a["x"]
+    if "c0" in options:
+        a["c0"] = rng.normal(size=(size_n, size_h))
+    if "bh" in options:
+        a["bh"] = rng.normal(size=GATES[cell] * size_h) / 4
+    if "lengths" in options:
+        a["lengths"] = rng.integers(0, size_t + 1, size_n)
+        a["lengths"][: min(2, size_n)] = (0, size_t)[: min(2, size_n)]
+    flags = {flag: True for flag in ("reverse", "return_state") if flag in options}
+    states = ("h_n", "c_n") if cell == "lstm" else ("h_n",)
+
+    def run_forward(m: Any, a: Arrays) -> tuple[Outputs, Any]:
+        extras = {key: a[key] for key in ("c0", "bh", "lengths") if key in a}
+        h, *state, cache = getattr(m, f"{cell}_forward")(a["x"], a["h0"], a["Wx"], a["Wh"], a["b"], **extras, **flags)
+        final = state[0] if state and cell == "lstm" else state
+        return {"h": h, **dict(zip(states, final, strict=False))}, cache
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return run_forward(m, a)[0]
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        outputs, cache = run_forward(m, a)
+        if "overwritten" in options:  # results belong to the caller, who may write into them
+            for output in outputs.values():
+                output.fill(np.nan)
+        finals = {key: a[key] for key in ("dh_n", "dc_n") if key in a}
+        run = getattr(m, f"{cell}_backward")
+        if "twice" in options:
+            run(a["dh"], cache, **finals)
+        names = ["dx", "dh0", "dWx", "dWh", "db", *(f"d{key}" for key in ("c0", "bh") if key in a)]
+        return dict(zip(names, run(a["dh"], cache, **finals), strict=True))
+
+    if "twice" not in options and "overwritten" not in options:
+        yield Case(cell, f"{cell}_forward", name, a, forward)
+    a = a | {"dh": rng.normal(size=(size_n, size_t, size_h))}
+    if "return_state" in options:
+        a |= {f"d{state}": rng.normal(size=(size_n, size_h)) for state in states}
+    yield Case(cell, f"{cell}_backward", name, a, backward)
+
+
+def _step(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case]:
+    """Forward and backward of one step, with `options` out of bh, one x, twice, saturated, inputs x 100."""
+    size_n, size_d, size_h = shape
+    name = " ".join((_sizes(shape), *options))
+    rng = _rng(cell, "step", name)
+    a = _weights(rng, cell, size_d, size_h)
+    a["x"] = rng.normal(size=size_d if "one x" in options else (size_n, size_d))
+    a["prev_h"] = rng.normal(size=(size_n, size_h)) / 2
+    if "saturated" in options:
+        a = _saturating(a, cell, rng)
+    if "inputs x 100" in options:
+        a["x"] = 100 * a["x"]
+    if cell == "lstm":
+        a["prev_c"] = rng.normal(size=(size_n, size_h))
+    if "bh" in options:
+        a["bh"] = rng.normal(size=GATES[cell] * size_h) / 4
+    states = ("h", "c") if cell == "lstm" else ("h",)
+
+    def run_forward(m: Any, a: Arrays) -> tuple[Any, ...]:
+        extras = {key: a[key] for key in ("bh",) if key in a}
+        previous = [a[f"prev_{state}"] for state in states]
+        return getattr(m, f"{cell}_step_forward")(a["x"], *previous, a["Wx"], a["Wh"], a["b"], **extras)
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return dict(zip([f"next_{state}" for state in states], run_forward(m, a)[:-1], strict=True))
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        cache = run_forward(m, a)[-1]
+        run = getattr(m, f"{cell}_step_backward")
+        gradients = [a[f"dnext_{state}"] for state in states]
+        if "twice" in options:
+            run(*gradients, cache)
+        names = ["dx", *(f"dprev_{state}" for state in states), "dWx", "dWh", "db", *(["dbh"] if "bh" in a else [])]
+        return dict(zip(names, run(*gradients, cache), strict=True))
+
+    if "twice" not in options:
+        yield Case(cell, f"{cell}_step_forward", name, a, forward)
+    a = a | {f"dnext_{state}": rng.normal(size=(size_n, size_h)) for state in states}
+    yield Case(cell, f"{cell}_step_backward", name, a, backward)
+
+
+def _recurrent_cases(cell: str) -> Iterator[Case]:
+    extra = {"rnn": (), "lstm": ("c0",), "gru": ("bh",)}[cell]
+    odd = (4, 5, 7, 9)
+    for shape in (*SEQUENCES, *EMPTY_SEQUENCES, TWO_THREADS):
+        yield from _sequence(cell, shape)
+    yield from _sequence(cell, TWO_THREADS, *extra, "lengths", "reverse", "return_state")
+    for lengths, reverse, state in product(("", "lengths"), ("", "reverse"), ("", "return_state")):
+        yield from _sequence(cell, odd, *filter(None, (lengths, reverse, state)))
+        if extra:
+            yield from _sequence(cell, odd, *extra, *filter(None, (lengths, reverse, state)))
+    for options in (("overwritten", "return_state"), ("twice", "return_state"), ("saturated",)):
+        yield from _sequence(cell, (19, 3, 6, 21), *options)
+    # Few pre-activations are then small enough to matter: the batch is large, so that not one of them decides.
+    yield from _sequence(cell, (160, 3, 6, 21), "inputs x 100")
+    for case in _sequence(cell, (3, 4, 6, 10), *extra, "lengths", "return_state"):
+        yield from _in_layouts(case)
+
+    for shape in ((1, 1, 1), (3, 7, 9), (1, 16, 16), (6, 8, 17), (13, 65, 64), (0, 3, 4), (3, 0, 4), (3, 4, 0)):
+        yield from _step(cell, shape)
+    yield from _step(cell, (96, 200, 256))
+    for options in (("one x",), ("twice",), ("saturated",)):
+        yield from _step(cell, (19, 6, 21), *options)
+    yield from _step(cell, (160, 6, 21), "inputs x 100")
+    if cell == "gru":
+        yield from _step(cell, (5, 6, 7), "bh")
+        yield from _step(cell, (5, 6, 7), "bh", "one x")
+    for case in _step(cell, (3, 6, 10)):
+        yield from _in_layouts(case)
+
+
+# ---- embedding -----------------------------------------------------------------------------------------------------
+
+
+def _embedding(name: str, ids: np.ndarray, size_v: int, size_d: int) -> Iterator[Case]:
+    rng = _rng("embedding", name)
+    a = {"x": ids, "W": rng.normal(size=(size_v, size_d))}
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"out": m.word_embedding_forward(a["x"], a["W"])[0]}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        cache = m.word_embedding_forward(a["x"], a["W"])[1]
+        return {"dW": m.word_embedding_backward(a["dout"], cache)}
+
+    name = f"ids {_sizes(ids.shape) or 'scalar'} of {size_v}x{size_d} {name}".strip()
+    yield Case("embedding", "word_embedding_forward", name, a, forward)
+    a = a | {"dout": rng.normal(size=(*ids.shape, size_d))}
+    yield Case("embedding", "word_embedding_backward", name, a, backward)
+
+
+def embedding_cases() -> Iterator[Case]:
+    def draw(size_v: int, *shape: int) -> np.ndarray:
+        return _rng("ids", size_v, shape).integers(0, size_v, shape)
+
+    for shape in ((), (1,), (5,), (4, 6), (2, 3, 4), (0,), (3, 0)):
+        yield from _embedding("", draw(11, *shape), 11, 7)
+    for size_v, size_d in ((1, 1), (2, 16), (30, 65), (5, 0)):
+        yield from _embedding("", draw(size_v, 6, 5), size_v, size_d)
+    for kind in "bhilBHIL":
+        ids = draw(120, 9, 4).astype(kind)
+        yield from _embedding(str(ids.dtype), ids, 120, 5)
+    yield from _embedding("above 8192", draw(9000, 50, 3).astype(np.int16), 9000, 3)
+    yield from _embedding("all the same", np.full((40, 30), 3), 9, 17)
+    yield from _embedding("", draw(1004, 128, 65), 1004, 256)
+    for base in _embedding("", draw(20, 6, 1).astype(np.int32), 20, 6):
+        yield from _in_layouts(base)
+
+
+# ---- affine --------------------------------------------------------------------------------------------------------
+
+
+def _affine(prefix: str, shape: tuple[int, ...], size_m: int) -> Iterator[Case]:
+    rng = _rng(prefix, shape, size_m)
+    size_d = shape[-1] if prefix else int(np.prod(shape[1:]))
+    a = {
+        "x": rng.normal(size=shape),
+        "w": rng.normal(size=(size_d, size_m)) / np.sqrt(max(size_d, 1)),
+        "b": rng.normal(size=size_m),
+    }
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"out": getattr(m, f"{prefix}affine_forward")(a["x"], a["w"], a["b"])[0]}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        cache = getattr(m, f"{prefix}affine_forward")(a["x"], a["w"], a["b"])[1]
+        return dict(zip(("dx", "dw", "db"), getattr(m, f"{prefix}affine_backward")(a["dout"], cache), strict=True))
+
+    name = f"{_sizes(shape)} to {size_m}"
+    yield Case("affine", f"{prefix}affine_forward", name, a, forward)
+    a = a | {"dout": rng.normal(size=(*(shape[:-1] if prefix else shape[:1]), size_m))}
+    yield Case("affine", f"{prefix}affine_backward", name, a, backward)
+
+
+def affine_cases() -> Iterator[Case]:
+    for shape, size_m in (((1, 1), 1), ((5, 7), 3), ((4, 3, 2, 5), 17), ((0, 4), 3), ((3, 0), 4), ((3, 4), 0)):
+        yield from _affine("", shape, size_m)
+    for shape, size_m in (((1, 1, 1), 1), ((3, 5, 7), 9), ((16, 8, 64), 33), ((0, 3, 4), 5), ((3, 0, 4), 5)):
+        yield from _affine("temporal_", shape, size_m)
+    for base in (*_affine("", (4, 2, 3), 5), *_affine("temporal_", (4, 2, 3), 5)):
+        yield from _in_layouts(base)
+
+
+# ---- softmax_loss --------------------------------------------------------------------------------------------------
+
+
+def _softmax(name: str, shape: tuple[int, ...], **given: Any) -> Iterator[Case]:
+    """Random scores, targets and mask of that shape, unless given."""
+    rng = _rng("softmax_loss", name, shape)
+    a = {"x": 3 * rng.normal(size=shape), "y": rng.integers(0, shape[2], shape[:2])}
+    a |= {"mask": rng.random(shape[:2]) < 0.7, **given}
+
+    def call(m: Any, a: Arrays) -> Outputs:
+        return dict(zip(("loss", "dx"), m.temporal_softmax_loss(a["x"], a["y"], a["mask"]), strict=True))
+
+    yield Case("softmax_loss", "temporal_softmax_loss", f"{_sizes(shape)} {name}".strip(), a, call)
+
+
+def softmax_loss_cases() -> Iterator[Case]:
+    for shape in ((1, 1, 1), (3, 4, 1), (2, 3, 7), (5, 4, 16), (4, 6, 33), (3, 0, 5), (16, 16, 1004)):
+        yield from _softmax("", shape)
+    shape = (3, 5, 11)
+    flat = np.arange(15).reshape(3, 5)
+    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
+        yield from _softmax(f"mask {name}", shape, mask=mask)
+    for kind in "bhilBHIL":
+        yield from _softmax(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
+    yield from _softmax("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    yield from _softmax("extreme scores", shape, x=_rng("extreme scores").choice(EXTREMES, shape))
+    yield from _softmax("scores far from 0", shape, x=1e4 + _rng("far scores").normal(size=shape))
+    for base in _softmax("", (4, 3, 9)):
+        yield from _in_layouts(base)
+
+
+# ---- gram ----------------------------------------------------------------------------------------------------------
+
+
+def _gram(shape: tuple[int, ...], **options: Any) -> Iterator[Case]:
+    rng = _rng("gram", shape, options)
+    size_n, size_c = shape[0], shape[3 if options.get("layout") == "NHWC" else 1]
+    a = {"features": rng.normal(size=shape)}
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"gram": m.gram_matrix(a["features"], **options)}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        return {"dfeatures": m.gram_backward(a["dgram"], a["features"], **options)}
+
+    name = " ".join([_sizes(shape), *(f"{key}={value}" for key, value in options.items())])
+    yield Case("gram", "gram_matrix", name, a, forward)
+    # Not symmetric: backward must add the two halves itself.
+    a = a | {"dgram": rng.normal(size=(size_n, size_c, size_c))}
+    yield Case("gram", "gram_backward", name, a, backward)
+
+
+def gram_cases() -> Iterator[Case]:
+    for shape in ((1, 1, 1, 1), (2, 3, 5, 7), (1, 16, 8, 8), (3, 6, 4, 9), (1, 17, 13, 15), (2, 65, 7, 9)):
+        yield from _gram(shape)
+    yield from _gram((1, 96, 40, 40))
+    for layout, normalize in product(("NCHW", "NHWC"), (True, False)):
+        yield from _gram((2, 5, 6, 7), layout=layout, normalize=normalize)
+    for shape in ((0, 3, 4, 5), (2, 3, 0, 5), (2, 0, 4, 5)):
+        yield from _gram(shape, normalize=False)
+    for base in (*_gram((2, 3, 4, 5)), *_gram((2, 4, 5, 3), layout="NHWC")):
+        yield from _in_layouts(base)
+
+
+# ---- image_losses --------------------------------------------------------------------------------------------------
+
+
+def _content(shape: tuple[int, ...], weight: float) -> Iterator[Case]:
+    rng = _rng("content", shape, weight)
+    a = {"current": rng.normal(size=shape), "original": rng.normal(size=shape)}
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"loss": m.content_loss(weight, a["current"], a["original"])}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        return {"dcurrent": m.content_loss_backward(weight, a["current"], a["original"])}
+
+    yield Case("image_losses", "content_loss", f"{_sizes(shape)} w={weight}", a, forward)
+    yield Case("image_losses", "content_loss_backward", f"{_sizes(shape)} w={weight}", a, backward)
+
+
+def _style(shapes: tuple[tuple[int, ...], ...], layers: tuple[int, ...]) -> Iterator[Case]:
+    rng = _rng("style", shapes, layers)
+    weights = [10.0 ** (i + 1) for i in range(len(layers))]
+    a = {f"feature{i}": rng.normal(size=shape) for i, shape in enumerate(shapes)}
+    a |= {f"target{i}": rng.normal(size=(shapes[k][0], shapes[k][1], shapes[k][1])) for i, k in enumerate(layers)}
+
+    def arguments(a: Arrays) -> tuple[Any, ...]:
+        features = [a[f"feature{i}"] for i in range(len(shapes))]
+        return features, list(layers), [a[f"target{i}"] for i in range(len(layers))], weights
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"loss": m.style_loss(*arguments(a))}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        return {f"dfeature{i}": gradient for i, gradient in enumerate(m.style_loss_backward(*arguments(a)))}
+
+    name = f"{' '.join(map(_sizes, shapes))} layers {','.join(map(str, layers)) or 'none'}"
+    yield Case("image_losses", "style_loss", name, a, forward)
+    yield Case("image_losses", "style_loss_backward", name, a, backward)
+
+
+def _tv(shape: tuple[int, ...], weight: float) -> Iterator[Case]:
+    a = {"img": _rng("tv", shape, weight).normal(size=shape)}
+
+    def forward(m: Any, a: Arrays) -> Outputs:
+        return {"loss": m.tv_loss(a["img"], weight)}
+
+    def backward(m: Any, a: Arrays) -> Outputs:
+        return {"dimg": m.tv_loss_backward(a["img"], weight)}
+
+    yield Case("image_losses", "tv_loss", f"{_sizes(shape)} w={weight}", a, forward)
+    yield Case("image_losses", "tv_loss_backward", f"{_sizes(shape)} w={weight}", a, backward)
+
+
+def image_losses_cases() -> Iterator[Case]:
+    for shape, weight in (((1, 1), 1.0), ((3, 5, 7), 0.37), ((1, 64, 129, 127), 6e-2), ((0, 4), 1.0), ((2, 3), 0.0)):
+        yield from _content(shape, weight)
+    yield from _style(((1, 3, 4, 5), (1, 6, 3, 3), (1, 9, 2, 2)), (0, 2))
+    yield from _style(((2, 4, 5, 6),), (0,))
+    yield from _style(((1, 3, 4, 5), (1, 6, 3, 3)), (1, 1))
+    yield from _style(((1, 3, 4, 5),), ())
+    for size_h, size_w, weight in ((1, 1, 1.0), (1, 7, 2.0), (9, 1, 2.0), (5, 6, 0.02), (33, 65, 0.02), (4, 4, 0.0)):
+        yield from _tv((1, 3, size_h, size_w), weight)
+    yield from _tv((1, 3, 320, 353), 1.5)
+    for base in (*_content((3, 4, 5), 0.37), *_style(((1, 3, 4, 5), (1, 2, 3, 3)), (1,)), *_tv((1, 3, 6, 7), 0.5)):
+        yield from _in_layouts(base)
+
+
+# ---- optim ---------------------------------------------------------------------------------------------------------
+
+# Arrays that each rule keeps in its config.
+OPTIM_STATE = {"sgd": (), "sgd_momentum": ("velocity",), "rmsprop": ("cache",), "adam": ("m", "v")}
+OPTIM_SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {"learning_rate": 0.1},
+    "sgd_momentum": {"learning_rate": 0.1, "momentum": 0.5},
+    "rmsprop": {"learning_rate": 0.03, "decay_rate": 0.8, "epsilon": 1e-4},
+    "adam": {"learning_rate": 0.02, "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-5},
+}
+
+
+def _optim(
+    rule: str, shape: tuple[int, ...], name: str, settings: Mapping[str, Any] | None, state: bool
+) -> Iterator[Case]:
+    """Three updates from the `settings` (None: no config at first), from a given state or from none."""
+    rng = _rng("optim", rule, shape, name)
+    a = {"w": rng.normal(size=shape), "dw": rng.normal(size=(3, *shape))}
+    if state:
+        a |= {key: np.square(rng.normal(size=shape)) for key in OPTIM_STATE[rule]}
+
+    def call(m: Any, a: Arrays) -> Outputs:
+        w, config = a["w"], None if settings is None else dict(settings)
+        if config is not None and state:
+            config |= {key: a[key] for key in OPTIM_STATE[rule]}
+            if rule == "adam":
+                config["t"] = 5
+        for dw in a["dw"]:
+            w, config = getattr(m, rule)(w, dw, config)
+        kept = {key: config[key] for key in (*OPTIM_STATE[rule], *(("t",) if rule == "adam" else ()))}
+        return {"w": w, **kept}
+
+    yield Case("optim", rule, f"{_sizes(shape) or 'scalar'} {name}".strip(), a, call)
+
+
+def optim_cases() -> Iterator[Case]:
+    for rule, settings in OPTIM_SETTINGS.items():
+        for shape in ((1,), (3, 5), (2, 3, 4), (0,), (4097,), (1003, 999)):
+            yield from _optim(rule, shape, "", None, False)
+        yield from _optim(rule, (3, 5), "settings", settings, False)
+        yield from _optim(rule, (3, 5), "settings and state", settings, True)
+        for key in settings:  # one at a time, so that none of them can be left unread
+            yield from _optim(rule, (3, 5), f"{key} alone", {key: settings[key]}, False)
+        numpy_scalars = {key: np.float64(value) for key, value in settings.items()}
+        yield from _optim(rule, (3, 5), "settings of NumPy", numpy_scalars, True)
+        for base in _optim(rule, (4, 6), "settings and state", settings, True):
+            yield from _in_layouts(base)
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+
+CASES: dict[str, Callable[[], Iterator[Case]]] = {
+    "rnn": lambda: _recurrent_cases("rnn"),
+    "lstm": lambda: _recurrent_cases("lstm"),
+    "gru": lambda: _recurrent_cases("gru"),
+    "embedding": embedding_cases,
+    "affine": affine_cases,
+    "softmax_loss": softmax_loss_cases,
+    "gram": gram_cases,
+    "image_losses": image_losses_cases,
+    "optim": optim_cases,
+}
+
+
+# ---- running them --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case on one backend in one dtype."""
+
+    operation: str
+    function: str
+    case: str
+    backend: str
+    dtype: str
+    isa: str
+    ran_on: str
+    """The backend that `last_backend()` named: another one only where `backend` has no kernel, on purpose."""
+    ratio: float
+    """Worst error over its bound, among all outputs."""
+    output: str
+    """The output with that error."""
+    error: float
+    bound: float
+    failure: str
+    """What went wrong; empty if nothing did."""
+    seconds: float
+
+
+def cast(case: Case, dtype: Any) -> Arrays:
+    """The case's inputs in `dtype`, contiguous."""
+    return {key: a.astype(dtype) if a.dtype.kind == "f" else a.copy() for key, a in case.arrays.items()}
+
+
+def expected(case: Case, dtype: Any) -> tuple[Outputs, Outputs]:
+    """The oracle's outputs in `dtype`, and on the same inputs in the wider dtype."""
+    inputs = cast(case, dtype)
+    wide = EXACT[np.dtype(dtype).name]
+    exact = {key: a.astype(wide) if a.dtype.kind == "f" else a.copy() for key, a in inputs.items()}
+    return case.call(reference, inputs), case.call(reference, exact)
+
+
+def _memory(a: np.ndarray) -> bytes:
+    """All of the memory that `a` is a view of: what lies between its elements included."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a.tobytes()
+
+
+def _bits(outputs: Outputs) -> dict[str, bytes]:
+    return {key: np.asarray(value).tobytes() for key, value in outputs.items()}
+
+
+def _judge(results: Outputs, oracle: Outputs, exact: Outputs, dtype: Any) -> tuple[float, str, float, float, str]:
+    """Worst ratio, its output, error and bound, and the complaints about all outputs."""
+    if results.keys() != oracle.keys():
+        return np.inf, "", np.nan, np.nan, f"gives {', '.join(results)}; expected {', '.join(oracle)}"
+    worst: tuple[float, str, float, float] = (-1.0, "", 0.0, 0.0)
+    complaints = []
+    for key, result in results.items():
+        wrong = complaint(result, oracle[key], dtype)
+        if wrong:
+            complaints.append(f"{key} {wrong}")
+            continue
+        error, bound = error_and_bound(result, oracle[key], exact[key], dtype)
+        if not within(error, bound):
+            complaints.append(f"{key} is off by {error:.3g}, allowed {bound:.3g}")
+        worst = max(worst, (ratio_of(error, bound), key, error, bound))
+    return *worst, "; ".join(complaints)
+
+
+def thread_counts() -> list[int]:
+    """The default, the default again (a repeat must give the same bits), 1 and 2."""
+    default = fastrnn.get_num_threads()
+    return [default, *dict.fromkeys((default, 1, 2))]
+
+
+def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outputs, Outputs] | None = None) -> Outcome:
+    """Run one case on one backend and hold it against the oracle.
+
+    Besides the tolerance rule it must be that dtypes and shapes are the oracle's, that no input was modified, that
+    the backend asked for is the one that ran, and that the results are the same bits at every thread count and when
+    repeated. Whatever goes wrong, an exception included, stands in the outcome's `failure`.
+    """
+    dtype = np.dtype(dtype)
+    start = time.perf_counter()
+    ran_on, isa, failures = "", "", []
+    worst: tuple[float, str, float, float] = (np.inf, "", np.nan, np.nan)
+    before = fastrnn.get_num_threads()
+    try:
+        oracle, exact = oracle_and_exact or expected(case, dtype)
+        given = {key: LAYOUTS[case.layout](a) for key, a in cast(case, dtype).items()}
+        memory = {key: _memory(a) for key, a in given.items()}
+        first: dict[str, bytes] | None = None
+        with fastrnn.backend(backend):
+            for threads in thread_counts():
+                fastrnn.set_num_threads(threads)
+                results = case.call(fastrnn, given)
+                bits = _bits(results)
+                if first is None:
+                    first = bits
+                    *worst, complaints = _judge(results, oracle, exact, dtype)  # type: ignore[assignment]
+                    failures += [complaints] if complaints else []
+                    failures += _who_ran(case, backend)
+                    last = fastrnn.last_backend()
+                    ran_on, isa = str(last), getattr(last, "isa", "")
+                elif bits != first:
+                    changed = ", ".join(key for key in first if bits.get(key) != first[key])
+                    failures.append(f"{changed} not the same bits with {threads} threads as with {before} before")
+        failures += [f"modified its input {key}" for key, a in given.items() if _memory(a) != memory[key]]
+    except Exception as error:  # reported as this case's failure; the other cases go on
+        failures.append(f"{type(error).__name__}: {error}")
+    finally:
+        fastrnn.set_num_threads(before)
+    return Outcome(
+        operation=case.operation,
+        function=case.function,
+        case=case.name,
+        backend=backend,
+        dtype=dtype.name,
+        isa=isa,
+        ran_on=ran_on,
+        ratio=worst[0],
+        output=worst[1],
+        error=worst[2],
+        bound=worst[3],
+        failure="; ".join(failures),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _who_ran(case: Case, backend: str) -> list[str]:
+    """Complaint where not the function and backend that were asked for ran last."""
+    last = fastrnn.last_backend()
+    wanted = "reference" if (backend, case.operation) in EMPTY else backend
+    if last is None or str(last) != wanted:
+        return [f"ran on {last!s}, not on {wanted}"]
+    return [] if last.function == case.function else [f"last_backend() says that {last.function} ran"]
+
+
+def check(operations: Iterable[str], backends: Iterable[str], dtypes: Iterable[str] = DTYPES) -> Iterator[Outcome]:
+    """Run every case of the `operations` on every one of the `backends` in every one of the `dtypes`."""
+    backends, dtypes = tuple(backends), tuple(dtypes)
+    for operation in operations:
+        for case in CASES[operation]():
+            for dtype in dtypes:
+                try:
+                    oracle = expected(case, dtype)
+                except Exception:
+                    oracle = None  # run_case meets the exception again and reports it
+                for backend in backends:
+                    yield run_case(case, backend, dtype, oracle)
+
+
+def count(operations: Iterable[str], backends: Iterable[str], dtypes: Iterable[str] = DTYPES) -> int:
+    """Number of outcomes that :func:`check` will yield."""
+    return sum(1 for operation in operations for _ in CASES[operation]()) * len(tuple(backends)) * len(tuple(dtypes))

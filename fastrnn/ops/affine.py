@@ -1,0 +1,139 @@
+"""Affine (fully connected) layers. One BLAS call each, so no backend has a kernel that gains anything over NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backend import choose, follow, ran
+from fastrnn.cache import Cache
+from fastrnn.checks import Arguments
+
+_ROW = "affine"
+
+
+def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
+    """``out = x w + b``, each sample of `x` flattened.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, d1, …, dk)
+        Samples; D = d1 · … · dk.
+    w : array_like, shape (D, M)
+        Weights.
+    b : array_like, shape (M,)
+        Biases.
+
+    Returns
+    -------
+    out : ndarray, shape (N, M)
+        In the promoted floating dtype of the inputs.
+    cache : Cache
+        For :func:`affine_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit; the message names the argument.
+    """
+    function = "affine_forward"
+    check = Arguments(function)
+    x = check.raw("x", x)
+    if x.ndim < 1:
+        raise check.fail(ValueError, "x", "have shape (N, d1, ..., dk)", f"shape {x.shape}")
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    flat, w, b = check.floats(("x", flat, "N D"), ("w", w, "D M"), ("b", b, "M"))
+    chosen = choose(_ROW)
+    out, kept = chosen.kernels.affine_forward(flat.reshape(x.shape), w, b)
+    ran(function, chosen)
+    return out, Cache(function, chosen.name, out.dtype, check.dims, kept)
+
+
+def affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
+    """Gradients of :func:`affine_forward`.
+
+    Parameters
+    ----------
+    dout : array_like, shape (N, M)
+        Gradient of the loss with respect to the output.
+    cache : Cache
+        From :func:`affine_forward`; it can be used again.
+
+    Returns
+    -------
+    dx, dw, db : ndarray
+        Gradients, each of its argument's shape, in the dtype of the forward pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit, or the cache is not one of :func:`affine_forward`.
+    """
+    return _backward("affine_backward", "affine_forward", "N M", dout, cache)
+
+
+def temporal_affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
+    """The same affine layer at every time step: ``out[n, t] = x[n, t] w + b``.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, T, D)
+        Sequences of vectors.
+    w : array_like, shape (D, M)
+        Weights.
+    b : array_like, shape (M,)
+        Biases.
+
+    Returns
+    -------
+    out : ndarray, shape (N, T, M)
+        In the promoted floating dtype of the inputs.
+    cache : Cache
+        For :func:`temporal_affine_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit; the message names the argument.
+    """
+    function = "temporal_affine_forward"
+    check = Arguments(function)
+    x, w, b = check.floats(("x", x, "N T D"), ("w", w, "D M"), ("b", b, "M"))
+    chosen = choose(_ROW)
+    out, kept = chosen.kernels.temporal_affine_forward(x, w, b)
+    ran(function, chosen)
+    return out, Cache(function, chosen.name, x.dtype, check.dims, kept)
+
+
+def temporal_affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
+    """Gradients of :func:`temporal_affine_forward`.
+
+    Parameters
+    ----------
+    dout : array_like, shape (N, T, M)
+        Gradient of the loss with respect to the output.
+    cache : Cache
+        From :func:`temporal_affine_forward`; it can be used again.
+
+    Returns
+    -------
+    dx, dw, db : ndarray
+        Gradients, each of its argument's shape, in the dtype of the forward pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit, or the cache is not one of :func:`temporal_affine_forward`.
+    """
+    return _backward("temporal_affine_backward", "temporal_affine_forward", "N T M", dout, cache)
+
+
+def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) -> tuple[np.ndarray, ...]:
+    cache = Arguments(function).cache(cache, forward)
+    (dout,) = Arguments(function, cache.dims).floats(("dout", dout, pattern), dtype=cache.dtype)
+    chosen = follow(_ROW, function, cache)
+    out = getattr(chosen.kernels, function)(dout, cache.kept)
+    ran(function, chosen)
+    return out

@@ -1,0 +1,248 @@
+"""Gated recurrent unit: one step, and whole sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backend import Chosen, choose, follow, ran
+from fastrnn.cache import Cache, buffer
+from fastrnn.checks import Arguments
+
+_ROW = "gru"
+
+
+def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any = None) -> tuple[np.ndarray, Cache]:
+    """One GRU step.
+
+    With ``r, z = sigmoid(x Wx + b + h Wh + bh)`` for the first two gates and ``n = tanh(x Wx_n + b_n + r (h Wh_n +
+    bh_n))``, ``h' = (1 - z) n + z h`` (Cho et al. 2014, in the form of cuDNN and PyTorch: the reset gate acts after
+    the recurrent product).
+
+    Parameters
+    ----------
+    x : array_like, shape (N, D)
+        Inputs; a vector ``(D,)`` is broadcast against the N states.
+    prev_h : array_like, shape (N, H)
+        Hidden state before the step.
+    Wx : array_like, shape (D, 3H)
+        Input weights, gate order r, z, n.
+    Wh : array_like, shape (H, 3H)
+        Recurrent weights.
+    b : array_like, shape (3H,)
+        Biases of the input product.
+    bh : array_like, shape (3H,), optional
+        Biases of the recurrent product; that of n is multiplied by r. Default 0.
+
+    Returns
+    -------
+    next_h : ndarray, shape (N, H)
+        State after the step, in the promoted floating dtype of the inputs.
+    cache : Cache
+        For :func:`gru_step_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit; the message names the argument.
+    """
+    function = "gru_step_forward"
+    check = Arguments(function)
+    vector = np.ndim(x) == 1
+    x, prev_h, Wx, Wh, b, bh = check.floats(
+        ("x", x, "D" if vector else "N D"),
+        ("prev_h", prev_h, "N H"),
+        ("Wx", Wx, "D 3H"),
+        ("Wh", Wh, "H 3H"),
+        ("b", b, "3H"),
+        ("bh", bh, "3H"),
+    )
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        next_h, kept = chosen.kernels.gru_step_forward(x, prev_h, Wx, Wh, b, bh=bh)
+    else:
+        rows = np.broadcast_to(x, (check["N"], check["D"]))[:, None]
+        h, _, kept = _run(chosen, check, rows, prev_h, Wx, Wh, b, bh, None, False)
+        next_h = h[:, 0]
+    ran(function, chosen)
+    return next_h, Cache(function, chosen.name, x.dtype, check.dims, (bh is not None, vector, kept))
+
+
+def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
+    """Gradients of one GRU step.
+
+    Parameters
+    ----------
+    dnext_h : array_like, shape (N, H)
+        Gradient of the loss with respect to the state after the step.
+    cache : Cache
+        From :func:`gru_step_forward`; it can be used again.
+
+    Returns
+    -------
+    dx, dprev_h, dWx, dWh, db : ndarray
+        Gradients, each of its argument's shape, in the dtype of the forward pass.
+    dbh : ndarray, shape (3H,)
+        Last, and only if `bh` was given to the forward pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit, or the cache is not one of :func:`gru_step_forward`.
+    """
+    function = "gru_step_backward"
+    cache = Arguments(function).cache(cache, "gru_step_forward")
+    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
+    chosen = follow(_ROW, function, cache)
+    given_bh, vector, kept = cache.kept
+    if chosen.is_reference:
+        out = chosen.kernels.gru_step_backward(dnext_h, kept)
+    else:
+        dx, *rest, dbh = _run_backward(chosen, cache, dnext_h[:, None], None, kept)
+        dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
+        out = (dx, *rest) + ((dbh,) if given_bh else ())
+    ran(function, chosen)
+    return out
+
+
+def gru_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    return_state: bool = False,
+) -> tuple[Any, ...]:
+    """A GRU over whole sequences, in one call. The step is that of :func:`gru_step_forward`.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, T, D)
+        Input sequences, batch first.
+    h0 : array_like, shape (N, H)
+        Initial hidden state.
+    Wx : array_like, shape (D, 3H)
+        Input weights, gate order r, z, n.
+    Wh : array_like, shape (H, 3H)
+        Recurrent weights.
+    b : array_like, shape (3H,)
+        Biases of the input product.
+    bh : array_like, shape (3H,), optional
+        Biases of the recurrent product; :func:`gru_backward` then also returns their gradient.
+    lengths : array_like of int, shape (N,), optional
+        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0.
+    reverse : bool, optional
+        Run each sequence from its last valid step to its first. Outputs stay at their own step.
+    return_state : bool, optional
+        Also return the state after the last step that was run.
+
+    Returns
+    -------
+    h : ndarray, shape (N, T, H)
+        Hidden states of all steps.
+    h_n : ndarray, shape (N, H)
+        Final state, only with `return_state`.
+    cache : Cache
+        For :func:`gru_backward`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit; the message names the argument.
+
+    Notes
+    -----
+    Inputs may have any strides and byte order and are never modified. All are computed in their promoted floating
+    dtype, float32 or float64; an input of another dtype is copied once.
+    """
+    function = "gru_forward"
+    check = Arguments(function)
+    x, h0, Wx, Wh, b, bh = check.floats(
+        ("x", x, "N T D"),
+        ("h0", h0, "N H"),
+        ("Wx", Wx, "D 3H"),
+        ("Wh", Wh, "H 3H"),
+        ("b", b, "3H"),
+        ("bh", bh, "3H"),
+    )
+    lengths = check.lengths(lengths)
+    reverse = check.flag("reverse", reverse)
+    return_state = check.flag("return_state", return_state)
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        h, h_n, kept = chosen.kernels.gru_forward(
+            x, h0, Wx, Wh, b, bh=bh, lengths=lengths, reverse=reverse, return_state=True
+        )
+    else:
+        h, h_n, kept = _run(chosen, check, x, h0, Wx, Wh, b, bh, lengths, reverse)
+    ran(function, chosen)
+    cache = Cache(function, chosen.name, x.dtype, check.dims, (bh is not None, kept))
+    return (h, h_n, cache) if return_state else (h, cache)
+
+
+def gru_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray, ...]:
+    """Gradients of :func:`gru_forward`.
+
+    Parameters
+    ----------
+    dh : array_like, shape (N, T, H)
+        Gradient of the loss with respect to each `h`: the per-step losses' own, not what steps pass to each other.
+        It is not looked at beyond a sequence's length.
+    cache : Cache
+        From :func:`gru_forward`; it can be used again.
+    dh_n : array_like, shape (N, H), optional
+        Gradient with respect to the returned final state.
+
+    Returns
+    -------
+    dx, dh0, dWx, dWh, db : ndarray
+        Gradients, each of its argument's shape, in the dtype of the forward pass.
+    dbh : ndarray, shape (3H,)
+        Last, and only if `bh` was given to the forward pass.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit, or the cache is not one of :func:`gru_forward`.
+    """
+    function = "gru_backward"
+    cache = Arguments(function).cache(cache, "gru_forward")
+    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
+    chosen = follow(_ROW, function, cache)
+    given_bh, kept = cache.kept
+    if chosen.is_reference:
+        out = chosen.kernels.gru_backward(dh, kept, dh_n=dh_n)
+    else:
+        *rest, dbh = _run_backward(chosen, cache, dh, dh_n, kept)
+        out = (*rest, dbh) if given_bh else tuple(rest)
+    ran(function, chosen)
+    return out
+
+
+def _run(
+    chosen: Chosen, check: Arguments, x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, bh: Any, lengths: Any, reverse: bool
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Allocate, and run the sequence kernel: h, the final state, and what backward needs."""
+    N, H = h0.shape
+    T, D, dtype = x.shape[1], check["D"], x.dtype
+    h, h_n = np.empty((N, T, H), dtype), np.empty((N, H), dtype)
+    sizes = chosen.kernels.gru_buffers(N, T, D, H, dtype.itemsize)
+    reserve = buffer(sizes[0], dtype)
+    chosen.kernels.gru_forward(x, h0, Wx, Wh, b, bh, lengths, reverse, h, h_n, reserve, buffer(sizes[1], dtype))
+    return h, h_n, (x, h0, Wx, Wh, bh, lengths, reverse, reserve, sizes[2])
+
+
+def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
+    x, h0, Wx, Wh, bh, lengths, reverse, reserve, size = kept
+    dtype = cache.dtype
+    dx, dWx, dWh = np.empty(x.shape, dtype), np.empty(Wx.shape, dtype), np.empty(Wh.shape, dtype)
+    dh0, db, dbh = np.empty(h0.shape, dtype), np.empty(Wx.shape[1], dtype), np.empty(Wx.shape[1], dtype)
+    chosen.kernels.gru_backward(
+        dh, dh_n, x, h0, Wx, Wh, bh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db, dbh
+    )
+    return dx, dh0, dWx, dWh, db, dbh

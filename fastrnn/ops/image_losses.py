@@ -1,0 +1,266 @@
+"""Losses of style transfer (Gatys, Ecker, Bethge 2016): content, style, total variation; each with its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backend import Chosen, choose, ran
+from fastrnn.checks import Arguments
+from fastrnn.ops.gram import gram_backward, gram_matrix
+
+_ROW = "image_losses"
+# Sums are taken over chunks of this many elements, one partial sum each, so that they are the same at any number of
+# threads. The kernels know the same number (csrc/kernels.h).
+_CHUNK = 4096
+
+
+def content_loss(content_weight: Any, content_current: Any, content_original: Any) -> Any:
+    """``content_weight · Σ (content_current - content_original)²``.
+
+    Parameters
+    ----------
+    content_weight : float
+        Weight of the loss.
+    content_current, content_original : array_like, one shape
+        Features of the image being made and of the content image.
+
+    Returns
+    -------
+    loss : floating scalar
+        In the promoted dtype of the features.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes differ, or a dtype does not fit.
+    """
+    function = "content_loss"
+    weight, a, b = _pair(function, content_weight, content_current, content_original)
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        loss = chosen.kernels.content_loss(weight, a, b)
+    else:
+        loss = a.dtype.type(weight * _squared_distance(chosen, a, b))
+    ran(function, chosen)
+    return loss
+
+
+def content_loss_backward(content_weight: Any, content_current: Any, content_original: Any) -> np.ndarray:
+    """Gradient of :func:`content_loss` with respect to `content_current`.
+
+    Parameters
+    ----------
+    content_weight, content_current, content_original
+        As given to :func:`content_loss`.
+
+    Returns
+    -------
+    dcurrent : ndarray
+        Of the shape of `content_current`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`content_loss`.
+    """
+    function = "content_loss_backward"
+    weight, a, b = _pair(function, content_weight, content_current, content_original)
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        da = chosen.kernels.content_loss_backward(weight, a, b)
+    else:
+        da = np.empty(a.shape, a.dtype)
+        chosen.kernels.scaled_difference(a.reshape(-1), b.reshape(-1), 2.0 * weight, da.reshape(-1))
+    ran(function, chosen)
+    return da
+
+
+def style_loss(
+    feats: Sequence[Any], style_layers: Sequence[int], style_targets: Sequence[Any], style_weights: Sequence[float]
+) -> Any:
+    """``Σ_l style_weights[l] · Σ (G_l - style_targets[l])²``, with G_l the normalized Gram matrix of
+    ``feats[style_layers[l]]``.
+
+    Parameters
+    ----------
+    feats : sequence of array_like, shape (N, C_i, H_i, W_i)
+        Feature maps of the image being made.
+    style_layers : sequence of int
+        Indices into `feats`.
+    style_targets : sequence of array_like, shape (N, C_i, C_i)
+        Gram matrices of the style image, one for each of `style_layers`.
+    style_weights : sequence of float
+        One weight for each of `style_layers`.
+
+    Returns
+    -------
+    loss : floating scalar
+        In the promoted dtype of the features.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        Lists of different lengths, an index outside `feats`, or a shape or dtype that does not fit.
+    """
+    function = "style_loss"
+    maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
+    loss = 0.0
+    for index, target, weight in layers:
+        gram = gram_matrix(maps[index])
+        chosen = choose(_ROW)
+        if chosen.is_reference:
+            loss += weight * float(chosen.kernels.content_loss(1.0, gram, target))
+        else:
+            loss += weight * _squared_distance(chosen, gram, target)
+    ran(function, choose(_ROW))
+    return (maps[0].dtype if maps else np.dtype(np.float64)).type(loss)
+
+
+def style_loss_backward(
+    feats: Sequence[Any], style_layers: Sequence[int], style_targets: Sequence[Any], style_weights: Sequence[float]
+) -> list[np.ndarray]:
+    """Gradients of :func:`style_loss` with respect to each of `feats`.
+
+    Parameters
+    ----------
+    feats, style_layers, style_targets, style_weights
+        As given to :func:`style_loss`.
+
+    Returns
+    -------
+    dfeats : list of ndarray
+        One gradient for each of `feats`, of its shape; 0 where no style layer uses it.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        As :func:`style_loss`.
+    """
+    function = "style_loss_backward"
+    maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
+    dfeats: list[np.ndarray | None] = [None] * len(maps)
+    for index, target, weight in layers:
+        dgram = content_loss_backward(weight, gram_matrix(maps[index]), target)
+        gradient, before = gram_backward(dgram, maps[index]), dfeats[index]
+        dfeats[index] = gradient if before is None else before + gradient
+    ran(function, choose(_ROW))
+    return [np.zeros(f.shape, f.dtype) if d is None else d for f, d in zip(maps, dfeats, strict=True)]
+
+
+def tv_loss(img: Any, tv_weight: Any) -> Any:
+    """Total variation: `tv_weight` times the sum of squared differences of vertical and of horizontal neighbours.
+
+    Parameters
+    ----------
+    img : array_like, shape (N, C, H, W), usually (1, 3, H, W)
+        Images; all of them and all channels are summed.
+    tv_weight : float
+        Weight of the loss.
+
+    Returns
+    -------
+    loss : floating scalar
+        In the dtype of `img`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape or dtype does not fit.
+    """
+    weight, img = _image("tv_loss", img, tv_weight)
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        loss = chosen.kernels.tv_loss(img, weight)
+    else:
+        planes = img.reshape(-1, *img.shape[2:])
+        partial = np.empty(len(planes), np.float64)
+        chosen.kernels.tv_loss(planes, partial)
+        loss = img.dtype.type(weight * partial.sum())
+    ran("tv_loss", chosen)
+    return loss
+
+
+def tv_loss_backward(img: Any, tv_weight: Any) -> np.ndarray:
+    """Gradient of :func:`tv_loss` with respect to `img`.
+
+    Parameters
+    ----------
+    img, tv_weight
+        As given to :func:`tv_loss`.
+
+    Returns
+    -------
+    dimg : ndarray
+        Of the shape of `img`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`tv_loss`.
+    """
+    function = "tv_loss_backward"
+    weight, img = _image(function, img, tv_weight)
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        dimg = chosen.kernels.tv_loss_backward(img, weight)
+    else:
+        dimg = np.empty(img.shape, img.dtype)
+        shape = (-1, *img.shape[2:]) if img.size else (0, *img.shape[2:])
+        chosen.kernels.tv_loss_backward(img.reshape(shape), weight, dimg.reshape(shape))
+    ran(function, chosen)
+    return dimg
+
+
+def _pair(function: str, weight: Any, current: Any, original: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    check = Arguments(function)
+    weight = check.number("content_weight", weight)
+    a = check.raw("content_current", current)
+    b = check.raw("content_original", original)
+    if a.shape != b.shape:
+        raise check.fail(
+            ValueError, "content_original", f"have the shape of content_current, {a.shape}", f"shape {b.shape}"
+        )
+    flat = check.floats(("content_current", a.reshape(-1), "K"), ("content_original", b.reshape(-1), "K"))
+    return weight, flat[0].reshape(a.shape), flat[1].reshape(b.shape)
+
+
+def _image(function: str, img: Any, weight: Any) -> tuple[float, np.ndarray]:
+    check = Arguments(function)
+    weight = check.number("tv_weight", weight)
+    (img,) = check.floats(("img", img, "N C H W"))
+    return weight, img
+
+
+def _style(
+    function: str, feats: Sequence[Any], layers: Sequence[int], targets: Sequence[Any], weights: Sequence[float]
+) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray, float]]]:
+    """All feature maps in their promoted dtype, and ``(index, target, weight)`` of each style layer."""
+    check = Arguments(function)
+    for name, value in (("style_targets", targets), ("style_weights", weights)):
+        if len(value) != len(layers):
+            raise check.fail(
+                ValueError, name, f"have one entry for each of the {len(layers)} style_layers", f"{len(value)} entries"
+            )
+    array = np.asarray(layers, dtype=None if len(layers) else int)
+    indices = check.ids("style_layers", array, len(feats), f"the {len(feats)} feats")
+    raw = [check.raw(f"feats[{i}]", f) for i, f in enumerate(feats)]
+    for i, f in enumerate(raw):
+        Arguments(function).shape(f"feats[{i}]", f.shape, "N C H W")
+    dtype = np.result_type(np.float32, *[f.dtype for f in raw])
+    maps = [check.settle(f, dtype) for f in raw]
+    out = []
+    for i, index in enumerate(indices):
+        N, C = maps[index].shape[:2]
+        own = Arguments(function, {"N": N, "C": C}, f"feats[{index}]")
+        (target,) = own.floats((f"style_targets[{i}]", targets[i], "N C C"), dtype=dtype)
+        out.append((int(index), target, check.number(f"style_weights[{i}]", weights[i])))
+    return maps, out
+
+
+def _squared_distance(chosen: Chosen, a: np.ndarray, b: np.ndarray) -> float:
+    partial = np.empty(-(-a.size // _CHUNK), np.float64)
+    chosen.kernels.squared_distance(a.reshape(-1), b.reshape(-1), partial)
+    return float(partial.sum())
