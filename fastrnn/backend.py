@@ -113,8 +113,10 @@ def _reason(name: str) -> str:
         try:
             import_module(column.needs)
             _reasons[name] = ""
+        except ModuleNotFoundError:
+            _reasons[name] = column.missing
         except Exception as error:  # a broken install can raise anything; the reason is reported, never lost
-            _reasons[name] = f"{column.missing}: {type(error).__name__}: {error}"
+            _reasons[name] = f"{type(error).__name__}: {error}"
     return _reasons[name]
 
 
@@ -206,9 +208,12 @@ def choose(row: str) -> Chosen:
     name = get_backend()
     if name == "auto":
         name = available_backends()[0]
-        if name != TABLE[0].name and not _warned:
-            _warned = True
-            warnings.warn(f"fastrnn runs on {name!r}: {_reason(TABLE[0].name)}", RuntimeWarning, stacklevel=4)
+        if name != TABLE[0].name:
+            if os.environ.get("FASTRNN_ISA"):  # asked for by name: no other kernels instead
+                raise RuntimeError(f"backend {TABLE[0].name!r} cannot run here: {_reason(TABLE[0].name)}")
+            if not _warned:
+                _warned = True
+                warnings.warn(f"fastrnn runs on {name!r}: {_reason(TABLE[0].name)}", RuntimeWarning, stacklevel=3)
     return _kernels(name, row)
 
 

@@ -64,7 +64,7 @@ def within(error: float, bound: float) -> bool:
 
 
 def ratio_of(error: float, bound: float) -> float:
-    """Error over its bound: at most 1 where the rule is met; infinite for a NaN, and for any error where none is allowed."""
+    """Error over its bound: at most 1 where the rule is met; infinite for a NaN, or any error where none is allowed."""
     if not (np.isfinite(error) and np.isfinite(bound)):
         return np.inf
     return error / bound if bound > 0 else 0.0 if error == 0 else np.inf
@@ -122,7 +122,8 @@ def _strided(a: np.ndarray) -> np.ndarray:
     """Every second element along every axis, with poison between."""
     wide = np.empty(tuple(2 * size + 1 for size in a.shape), a.dtype)
     wide.fill(np.nan if a.dtype.kind == "f" else 1)
-    view = wide[(*(slice(1, 2 * size + 1, 2) for size in a.shape), ...)]
+    every_second: Any = (*(slice(1, 2 * size + 1, 2) for size in a.shape), ...)  # the ellipsis: a view even of a scalar
+    view = wide[every_second]
     view[...] = a
     return view
 
@@ -194,7 +195,8 @@ SEQUENCES = (
     (2, 40, 3, 10),
 )
 EMPTY_SEQUENCES = ((0, 3, 4, 5), (3, 0, 4, 5), (3, 4, 0, 5), (3, 4, 5, 0))
-TWO_THREADS = (64, 5, 128, 192)  # enough work for a second thread
+STEPS = ((1, 1, 1), (3, 7, 9), (1, 16, 16), (6, 8, 17), (13, 65, 64), (64, 100, 120), (0, 3, 4), (3, 0, 4), (3, 4, 0))
+TWO_THREADS = (40, 4, 72, 100)  # enough work for a second thread; what the oracle takes over it is most of a check
 # Pre-activations at which a sigmoid or tanh saturates, and at which careless formulas overflow or divide 0 by 0.
 EXTREMES = np.array([sign * size for size in (0, 0.5, 9, 18, 50, 88.8, 104, 710, 746, 1000) for sign in (1, -1)])
 
@@ -210,15 +212,24 @@ def _weights(rng: np.random.Generator, cell: str, size_d: int, size_h: int) -> A
 
 def _saturating(a: Arrays, cell: str, rng: np.random.Generator) -> Arrays:
     """`a` with every pre-activation one of EXTREMES, exactly: each gate copies one input, nothing recurs."""
-    chosen = rng.integers(0, a["Wx"].shape[0], a["Wx"].shape[1])
-    wx = np.zeros_like(a["Wx"])
-    wx[chosen, np.arange(len(chosen))] = 1
+    inputs, columns = a["Wx"].shape
+    wx = np.zeros((inputs, columns))
+    wx[rng.integers(0, inputs, columns), np.arange(columns)] = 1
     return a | {"x": rng.choice(EXTREMES, a["x"].shape), "Wx": wx, "Wh": 0 * a["Wh"], "b": 0 * a["b"]}
+
+
+def _large(a: Arrays) -> Arrays:
+    """`a` with inputs a hundred times as large, rounded so that x Wx is exact.
+
+    Where it is not, the rounding errors of pre-activations near 100 fall on the few that come out near 0, and which
+    of two equally good kernels does worse is a lottery.
+    """
+    return a | {"x": np.rint(100 * a["x"]), "Wx": np.rint(8 * a["Wx"]) / 8}
 
 
 def _sequence(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case]:
     """Forward and backward over a whole sequence, with `options` out of
-    c0, bh, lengths, reverse, return_state, overwritten, twice, saturated, inputs x 100."""
+    c0, bh, lengths, reverse, return_state, overwritten, twice, saturated, large."""
     size_n, size_t, size_d, size_h = shape
     name = " ".join((_sizes(shape), *options))
     rng = _rng(cell, name)
@@ -227,8 +238,8 @@ def _sequence(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case
     a["h0"] = rng.normal(size=(size_n, size_h)) / 2
     if "saturated" in options:
         a = _saturating(a, cell, rng)
-    if "inputs x 100" in options:
-        a["x"] = 100 * a["x"]
+    if "large" in options:
+        a = _large(a)
     if "c0" in options:
         a["c0"] = rng.normal(size=(size_n, size_h))
     if "bh" in options:
@@ -269,7 +280,7 @@ def _sequence(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case
 
 
 def _step(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case]:
-    """Forward and backward of one step, with `options` out of bh, one x, twice, saturated, inputs x 100."""
+    """Forward and backward of one step, with `options` out of bh, one x, twice, saturated, large."""
     size_n, size_d, size_h = shape
     name = " ".join((_sizes(shape), *options))
     rng = _rng(cell, "step", name)
@@ -278,8 +289,8 @@ def _step(cell: str, shape: tuple[int, ...], *options: str) -> Iterator[Case]:
     a["prev_h"] = rng.normal(size=(size_n, size_h)) / 2
     if "saturated" in options:
         a = _saturating(a, cell, rng)
-    if "inputs x 100" in options:
-        a["x"] = 100 * a["x"]
+    if "large" in options:
+        a = _large(a)
     if cell == "lstm":
         a["prev_c"] = rng.normal(size=(size_n, size_h))
     if "bh" in options:
@@ -319,19 +330,15 @@ def _recurrent_cases(cell: str) -> Iterator[Case]:
         yield from _sequence(cell, odd, *filter(None, (lengths, reverse, state)))
         if extra:
             yield from _sequence(cell, odd, *extra, *filter(None, (lengths, reverse, state)))
-    for options in (("overwritten", "return_state"), ("twice", "return_state"), ("saturated",)):
+    for options in (("overwritten", "return_state"), ("twice", "return_state"), ("saturated",), ("large",)):
         yield from _sequence(cell, (19, 3, 6, 21), *options)
-    # Few pre-activations are then small enough to matter: the batch is large, so that not one of them decides.
-    yield from _sequence(cell, (160, 3, 6, 21), "inputs x 100")
     for case in _sequence(cell, (3, 4, 6, 10), *extra, "lengths", "return_state"):
         yield from _in_layouts(case)
 
-    for shape in ((1, 1, 1), (3, 7, 9), (1, 16, 16), (6, 8, 17), (13, 65, 64), (0, 3, 4), (3, 0, 4), (3, 4, 0)):
-        yield from _step(cell, shape)
-    yield from _step(cell, (96, 200, 256))
-    for options in (("one x",), ("twice",), ("saturated",)):
+    for sizes in STEPS:
+        yield from _step(cell, sizes)
+    for options in (("one x",), ("twice",), ("saturated",), ("large",)):
         yield from _step(cell, (19, 6, 21), *options)
-    yield from _step(cell, (160, 6, 21), "inputs x 100")
     if cell == "gru":
         yield from _step(cell, (5, 6, 7), "bh")
         yield from _step(cell, (5, 6, 7), "bh", "one x")
@@ -405,8 +412,8 @@ def _affine(prefix: str, shape: tuple[int, ...], size_m: int) -> Iterator[Case]:
 def affine_cases() -> Iterator[Case]:
     for shape, size_m in (((1, 1), 1), ((5, 7), 3), ((4, 3, 2, 5), 17), ((0, 4), 3), ((3, 0), 4), ((3, 4), 0)):
         yield from _affine("", shape, size_m)
-    for shape, size_m in (((1, 1, 1), 1), ((3, 5, 7), 9), ((16, 8, 64), 33), ((0, 3, 4), 5), ((3, 0, 4), 5)):
-        yield from _affine("temporal_", shape, size_m)
+    for sizes, size_m in (((1, 1, 1), 1), ((3, 5, 7), 9), ((16, 8, 64), 33), ((0, 3, 4), 5), ((3, 0, 4), 5)):
+        yield from _affine("temporal_", sizes, size_m)
     for base in (*_affine("", (4, 2, 3), 5), *_affine("temporal_", (4, 2, 3), 5)):
         yield from _in_layouts(base)
 
@@ -417,7 +424,7 @@ def affine_cases() -> Iterator[Case]:
 def _softmax(name: str, shape: tuple[int, ...], **given: Any) -> Iterator[Case]:
     """Random scores, targets and mask of that shape, unless given."""
     rng = _rng("softmax_loss", name, shape)
-    a = {"x": 3 * rng.normal(size=shape), "y": rng.integers(0, shape[2], shape[:2])}
+    a: Arrays = {"x": 3 * rng.normal(size=shape), "y": rng.integers(0, shape[2], shape[:2])}
     a |= {"mask": rng.random(shape[:2]) < 0.7, **given}
 
     def call(m: Any, a: Arrays) -> Outputs:
@@ -562,7 +569,8 @@ def _optim(
         a |= {key: np.square(rng.normal(size=shape)) for key in OPTIM_STATE[rule]}
 
     def call(m: Any, a: Arrays) -> Outputs:
-        w, config = a["w"], None if settings is None else dict(settings)
+        w: Any = a["w"]
+        config: Any = None if settings is None else dict(settings)
         if config is not None and state:
             config |= {key: a[key] for key in OPTIM_STATE[rule]}
             if rule == "adam":

@@ -341,7 +341,7 @@ def test_incoming_gradients_are_not_modified(rng, cell):
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (3, 1), (2, 2, 2)])
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint64])
 def test_embedding(rng, shape, dtype):
     W = rng.standard_normal((3, 2))  # fewer words than places: some are repeated
     ids = rng.integers(0, 3, shape).astype(dtype)

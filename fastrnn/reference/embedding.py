@@ -25,7 +25,7 @@ def word_embedding_forward(x: np.ndarray | int, W: np.ndarray) -> tuple[np.ndarr
     Y. Bengio, R. Ducharme, P. Vincent and C. Jauvin, "A neural probabilistic language model", JMLR 3 (2003):
     the shared matrix C.
     """
-    ids = np.array(x)
+    ids = np.array(x).astype(np.intp, casting="same_kind")  # a copy; float ids are an error
     return np.take(W, ids, axis=0), (ids, W)
 
 

@@ -1,0 +1,7 @@
+"""The kernels in Numba: the fast path where nothing was compiled at install time.
+
+A module per operation, with the kernels' names and positional arguments of the compiled column. The public functions
+are plain Python: they make inputs contiguous (a copy where they are strided or read-only) and carve the buffers; the
+private ones below them are compiled at first use, once for float32 and once for float64, and cached on disk.
+Matrix products go to the BLAS that SciPy ships, with its own threads; everything else runs on the caller's thread.
+"""
