@@ -1,0 +1,55 @@
+# `make help` lists what there is. Each target makes .venv when it is missing, installs and builds what it needs, and runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Installing again is needed when these change; Python files are used in place.
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(wildcard fastrnn/*.pyx csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench readme clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accuracy and speed
+	@$(BIN)/fastrnn demo
+
+test: lint ## linters, formatters, types, every kernel against the oracle, all tests
+	@$(BIN)/fastrnn check
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run --Werror $(CPP)
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## format Python and C++ in place
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(CPP)
+
+bench: $(INSTALLED) ## time every kernel against its peers, and append the rows to bench/results.csv
+	@$(BIN)/fastrnn bench --record bench/results.csv
+
+readme: $(INSTALLED) ## write the speed table of README.md anew from bench/results.csv
+	@$(BIN)/python bench/update_readme.py
+
+clean: ## remove what was built and installed
+	rm -rf $(VENV) build dist *.egg-info fastrnn/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) > /dev/null || { echo "✗ $(PYTHON) was not found; name one with PYTHON=…"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "✗ Python 3.10 or newer is needed; name one with PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(BUILD_INPUTS) | $(BIN)/python
+	@echo "Installing into $(VENV) and building; the log is $(VENV)/install.log"
+	@$(BIN)/python -m pip install --disable-pip-version-check -v -e '.[dev]' > $(VENV)/install.log 2>&1 \
+		|| { tail -n 40 $(VENV)/install.log; echo "✗ the installation failed; all of it is in $(VENV)/install.log"; exit 1; }
+	@grep -ohE '(✓|✗).*' $(VENV)/install.log | awk '!seen[$$0]++' || true
+	@touch $@

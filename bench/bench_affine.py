@@ -1,0 +1,55 @@
+"""Benchmark of the affine row: the projection onto the vocabulary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
+
+SHAPES = ((25, 16, 512, 1004), (100, 16, 200, 1004), (64, 32, 512, 10_000))
+
+
+def inputs(shape: Shape, dtype: Any) -> Arrays:
+    N, T, D, M = shape
+    draw = rng().standard_normal
+    a = {"x": draw((N, T, D)), "w": draw((D, M)) / np.sqrt(D), "b": draw(M), "dout": draw((N, T, M))}
+    return {key: value.astype(dtype) for key, value in a.items()}
+
+
+def flops(shape: Shape, mode: str) -> float:
+    N, T, D, M = shape
+    product = 2.0 * N * T * D * M
+    return by_mode(product, 2 * product, mode)
+
+
+def moved(shape: Shape, mode: str) -> float:
+    N, T, D, M = shape
+    x, w, out = N * T * D, (D + 1) * M, N * T * M
+    return by_mode(x + w + out, 2 * x + 2 * w + out, mode)
+
+
+def run(m: Any, a: Arrays, mode: str) -> Call:
+    arguments = (a["x"], a["w"], a["b"])
+    if mode == "forward":
+        return lambda: m.temporal_affine_forward(*arguments)[:1]
+    if mode == "backward":
+        cache = m.temporal_affine_forward(*arguments)[1]
+        return lambda: m.temporal_affine_backward(a["dout"], cache)
+
+    def both() -> tuple[Any, ...]:
+        out, cache = m.temporal_affine_forward(*arguments)
+        return (out, *m.temporal_affine_backward(a["dout"], cache))
+
+    return both
+
+
+def torch_linear(a: Arrays, mode: str) -> tuple[Call, Any]:
+    import torch
+
+    x, w, b = (torch.from_numpy(a[key]).requires_grad_(mode != "forward") for key in ("x", "w", "b"))
+    return autograd(lambda: x @ w + b, [x, w, b], torch.from_numpy(a["dout"]), mode), arrays_of
+
+
+BENCHMARKS = (Benchmark("temporal_affine", "N T D M", SHAPES, inputs, flops, moved, run, {"torch": torch_linear}),)

@@ -1,0 +1,322 @@
+"""The COCO captioning files: reading, checking, writing, and drawing minibatches from them.
+
+A data set is seven files in one folder::
+
+    coco2014_captions.h5           train_captions, train_image_idxs, val_captions, val_image_idxs
+    train2014_vgg16_fc7_pca.h5     features (num_images, 512)      without "_pca": (num_images, 4096)
+    val2014_vgg16_fc7_pca.h5       features
+    coco2014_vocab.json            idx_to_word (list), word_to_idx (object)
+    train2014_urls.txt             one line an image
+    val2014_urls.txt
+
+Everything that a kernel would later trip over (ids outside the vocabulary, images that do not exist) is checked here,
+once, where the file can still be named.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrnn.checks import Arguments
+
+__all__ = ["load_coco_data", "sample_coco_minibatch", "save_coco_data"]
+
+CAPTIONS_FILE = "coco2014_captions.h5"
+VOCABULARY_FILE = "coco2014_vocab.json"
+SPLITS = ("train", "val")
+
+_KINDS = {"iu": "integers", "f": "floating-point numbers"}
+
+
+def features_file(split: str, pca_features: bool) -> str:
+    """Name of the file with the image features of a split."""
+    return f"{split}2014_vgg16_fc7_pca.h5" if pca_features else f"{split}2014_vgg16_fc7.h5"
+
+
+def urls_file(split: str) -> str:
+    """Name of the file with one line per image of a split."""
+    return f"{split}2014_urls.txt"
+
+
+def positive(args: Arguments, name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise args.fail(TypeError, name, "be a whole number", type(value).__name__)
+    number = operator.index(value)
+    if number < 1:
+        raise args.fail(ValueError, name, "be at least 1", str(number))
+    return number
+
+
+def generator(args: Arguments, rng: np.random.Generator | None) -> Any:
+    """What to draw from: `rng`, or NumPy's global generator, which answers to nearly the same names."""
+    if rng is None:
+        return np.random
+    if not isinstance(rng, np.random.Generator):
+        raise args.fail(TypeError, "rng", "be a numpy.random.Generator or None", type(rng).__name__)
+    return rng
+
+
+def import_h5py(function: str) -> Any:
+    """Import h5py, which only the data files need, or say how to get it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"{function}: COCO files need h5py: pip install 'fastrnn[captioning]'") from error
+    return h5py
+
+
+def _open_hdf5(path: Path) -> Any:
+    h5py = import_h5py("load_coco_data")
+    if not path.is_file():
+        raise FileNotFoundError(f"load_coco_data: {path}: expected an HDF5 file here, found {_what_is(path)}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(
+            f"load_coco_data: {path}: expected an HDF5 file, but it is truncated or of another kind "
+            f"({path.stat().st_size} bytes; HDF5 says: {error})"
+        ) from error
+
+
+def _what_is(path: Path) -> str:
+    return "a folder" if path.is_dir() else "nothing"
+
+
+def _read_dataset(path: Path, name: str, kinds: str, axes: str) -> np.ndarray:
+    """Read one dataset whose dtype kind is in `kinds` and whose rank is the number of names in `axes`."""
+    ndim = axes.count(",") + 1 if "," in axes[:-1] else 1
+    expected = f"{_KINDS[kinds]} of shape ({axes})"
+    where = f"load_coco_data: {path}, dataset {name!r}"
+    with _open_hdf5(path) as file:
+        found = file.get(name)
+        if found is None or not hasattr(found, "dtype"):
+            kind = "no such dataset" if found is None else "a group"
+            present = ", ".join(sorted(map(str, file))) or "none"
+            raise ValueError(f"{where}: expected {expected}, got {kind} (in the file: {present})")
+        if found.dtype.kind not in kinds or found.ndim != ndim:
+            raise ValueError(f"{where}: expected {expected}, got {found.dtype} of shape {found.shape}")
+        try:
+            values = found[()]
+        except OSError as error:
+            raise ValueError(f"{where}: expected {expected}, but the file is damaged (HDF5 says: {error})") from error
+    return np.asarray(values, dtype=values.dtype.newbyteorder("="))
+
+
+def _read_text(path: Path, expected: str) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"load_coco_data: {path}: expected {expected} here, found {_what_is(path)}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"load_coco_data: {path}: expected {expected} in UTF-8, but {error}") from error
+
+
+def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, int]]:
+    text = _read_text(path, "a JSON vocabulary")
+    try:
+        vocabulary = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"load_coco_data: {path}: expected a JSON vocabulary, but {error}") from error
+    if not isinstance(vocabulary, dict):
+        vocabulary = {}
+    idx_to_word, word_to_idx = vocabulary.get("idx_to_word"), vocabulary.get("word_to_idx")
+    if not isinstance(idx_to_word, list) or not all(isinstance(word, str) for word in idx_to_word):
+        raise ValueError(f"load_coco_data: {path}, entry 'idx_to_word': expected a list of words")
+    if not isinstance(word_to_idx, dict) or not all(type(index) is int for index in word_to_idx.values()):
+        raise ValueError(f"load_coco_data: {path}, entry 'word_to_idx': expected an object of word: integer")
+    for word, index in word_to_idx.items():
+        if not 0 <= index < len(idx_to_word) or idx_to_word[index] != word:
+            raise ValueError(
+                f"load_coco_data: {path}: expected 'idx_to_word' and 'word_to_idx' to be inverse to each other, "
+                f"but word_to_idx[{word!r}] is {index}, which idx_to_word does not map back"
+            )
+    return idx_to_word, word_to_idx
+
+
+def _check_range(where: str, what: str, values: np.ndarray, size: int, of: str) -> None:
+    outside = (values < 0) | (values >= size)
+    if outside.any():
+        position = tuple(int(i) for i in np.argwhere(outside)[0])
+        index = list(position) if len(position) > 1 else f"[{position[0]}]"
+        raise ValueError(
+            f"load_coco_data: {where}: expected {what} in 0..{size - 1} ({of}), got {values[position]} at {index}"
+        )
+
+
+def load_coco_data(
+    base_dir: str | os.PathLike[str],
+    max_train: int | None = None,
+    pca_features: bool = True,
+    *,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Any]:
+    """Read a captioning data set in the COCO file format.
+
+    Parameters
+    ----------
+    base_dir : path
+        The folder with the seven files.
+    max_train : int, optional
+        Keep this many training captions, drawn with replacement by ``np.random.randint(num_train, size=max_train)``.
+        The images are all kept.
+    pca_features : bool
+        Read the features reduced to 512 dimensions (the ``_pca`` files), or those of 4096.
+    rng : numpy.random.Generator, optional
+        Draws `max_train` instead of NumPy's global generator.
+
+    Returns
+    -------
+    dict
+        ``train_captions`` and ``val_captions``, int (num_captions, T); ``train_image_idxs`` and ``val_image_idxs``, int
+        (num_captions,): the row of the features (and the URL) that a caption belongs to; ``train_features`` and
+        ``val_features``, float (num_images, D); ``train_urls`` and ``val_urls``, str (num_images,); ``idx_to_word``,
+        list; ``word_to_idx``, dict.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    ValueError
+        A file is truncated or of another format, a dataset is missing or has the wrong rank or dtype, or an id points
+        outside the vocabulary or the images. The message names file, dataset and what was expected.
+    """
+    args = Arguments("load_coco_data")
+    base = Path(base_dir)
+    if max_train is not None:
+        max_train = positive(args, "max_train", max_train)
+    random = generator(args, rng)
+    idx_to_word, word_to_idx = _read_vocabulary(base / VOCABULARY_FILE)
+    data: dict[str, Any] = {"idx_to_word": idx_to_word, "word_to_idx": word_to_idx}
+
+    for split in SPLITS:
+        path = base / CAPTIONS_FILE
+        captions = _read_dataset(path, f"{split}_captions", "iu", "num_captions, T")
+        image_idxs = _read_dataset(path, f"{split}_image_idxs", "iu", "num_captions,")
+        if len(captions) != len(image_idxs):
+            raise ValueError(
+                f"load_coco_data: {path}, dataset '{split}_image_idxs': expected one image per caption, "
+                f"got {len(image_idxs)} for {len(captions)} captions"
+            )
+        features_path = base / features_file(split, pca_features)
+        features = _read_dataset(features_path, "features", "f", "num_images, D")
+        urls_path = base / urls_file(split)
+        urls = np.asarray(_read_text(urls_path, "a text file with one URL a line").splitlines(), dtype=np.str_)
+
+        where = f"{path}, dataset '{split}_captions'"
+        _check_range(where, "word ids", captions, len(idx_to_word), f"the words of {VOCABULARY_FILE}")
+        where = f"{path}, dataset '{split}_image_idxs'"
+        _check_range(where, "images", image_idxs, len(features), f"the rows of {features_path.name}")
+        _check_range(where, "images", image_idxs, len(urls), f"the lines of {urls_path.name}")
+        data[f"{split}_captions"], data[f"{split}_image_idxs"] = captions, image_idxs
+        data[f"{split}_features"], data[f"{split}_urls"] = features, urls
+
+    widths = [data[f"{split}_features"].shape[1] for split in SPLITS]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"load_coco_data: {base / features_file('val', pca_features)}, dataset 'features': expected rows of "
+            f"{widths[0]} numbers as in {features_file('train', pca_features)}, got {widths[1]}"
+        )
+
+    if max_train is not None:
+        num_train = len(data["train_captions"])
+        if num_train == 0:
+            raise ValueError(
+                f"load_coco_data: {base / CAPTIONS_FILE}, dataset 'train_captions': expected captions to draw "
+                f"max_train={max_train} from, got none"
+            )
+        draw = random.randint if rng is None else random.integers
+        kept = draw(num_train, size=max_train)
+        data["train_captions"] = data["train_captions"][kept]
+        data["train_image_idxs"] = data["train_image_idxs"][kept]
+    return data
+
+
+def sample_coco_minibatch(
+    data: Mapping[str, Any],
+    batch_size: int = 100,
+    split: str = "train",
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw captions with their images, with replacement, by ``np.random.choice(split_size, batch_size)``.
+
+    Parameters
+    ----------
+    data : mapping
+        What `load_coco_data` returns.
+    batch_size : int
+        How many captions.
+    split : {'train', 'val'}
+        Which part of the data.
+    rng : numpy.random.Generator, optional
+        Draws instead of NumPy's global generator.
+
+    Returns
+    -------
+    captions : int (batch_size, T)
+    image_features : float (batch_size, D)
+    urls : str (batch_size,)
+    """
+    args = Arguments("sample_coco_minibatch")
+    batch_size = positive(args, "batch_size", batch_size)
+    args.choice("split", split, SPLITS)
+    parts = {}
+    for part in ("captions", "image_idxs", "features", "urls"):
+        name = f"{split}_{part}"
+        if name not in data:
+            raise args.fail(
+                ValueError, "data", f"have an entry {name!r}", f"entries {', '.join(map(repr, data)) or 'none'}"
+            )
+        parts[part] = data[name]
+    split_size = len(parts["captions"])
+    if split_size == 0:
+        raise args.fail(ValueError, "data", f"have captions in '{split}_captions'", "none")
+    drawn = generator(args, rng).choice(split_size, batch_size)
+    image_idxs = parts["image_idxs"][drawn]
+    return parts["captions"][drawn], parts["features"][image_idxs], parts["urls"][image_idxs]
+
+
+def save_coco_data(
+    base_dir: str | os.PathLike[str],
+    data: Mapping[str, Any],
+    pca_features: bool = True,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a data set in the COCO file format, so that `load_coco_data` reads it back.
+
+    Parameters
+    ----------
+    base_dir : path
+        The folder; made when missing. Files of the same names are overwritten.
+    data : mapping
+        The entries that `load_coco_data` returns. Ids are stored as int32, features as float32, as in the published
+        files.
+    pca_features : bool
+        Write the features under the ``_pca`` names, or under those without.
+    attributes : mapping, optional
+        HDF5 attributes for the captions file, such as a version.
+    """
+    h5py = import_h5py("save_coco_data")
+    base = Path(base_dir)
+    base.mkdir(parents=True, exist_ok=True)
+    vocabulary = {"idx_to_word": list(data["idx_to_word"]), "word_to_idx": dict(data["word_to_idx"])}
+    (base / VOCABULARY_FILE).write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    with h5py.File(base / CAPTIONS_FILE, "w") as file:
+        file.attrs.update(attributes or {})
+        for split in SPLITS:
+            for name in (f"{split}_captions", f"{split}_image_idxs"):
+                file.create_dataset(name, data=np.asarray(data[name]).astype(np.int32))
+    for split in SPLITS:
+        with h5py.File(base / features_file(split, pca_features), "w") as file:
+            file.create_dataset("features", data=np.asarray(data[f"{split}_features"], dtype=np.float32))
+        lines = "".join(f"{url}\n" for url in data[f"{split}_urls"])
+        (base / urls_file(split)).write_text(lines, encoding="utf-8")

@@ -1,0 +1,199 @@
+"""An image-captioning model: a recurrent network that begins from the image's features and says one word a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.captioning.data import generator, positive
+from fastrnn.checks import FLOATS, Arguments
+from fastrnn.ops.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from fastrnn.ops.embedding import word_embedding_backward, word_embedding_forward
+from fastrnn.ops.gru import gru_backward, gru_forward, gru_step_forward
+from fastrnn.ops.lstm import lstm_backward, lstm_forward, lstm_step_forward
+from fastrnn.ops.rnn import rnn_backward, rnn_forward, rnn_step_forward
+from fastrnn.ops.softmax_loss import temporal_softmax_loss
+
+__all__ = ["CaptioningRNN"]
+
+
+class _Cell(NamedTuple):
+    gates: int
+    forward: Any
+    backward: Any
+
+
+_CELLS = {
+    "rnn": _Cell(1, rnn_forward, rnn_backward),
+    "lstm": _Cell(4, lstm_forward, lstm_backward),
+    "gru": _Cell(3, gru_forward, gru_backward),
+}
+
+
+class CaptioningRNN:
+    """Caption images with a vanilla RNN, an LSTM or a GRU.
+
+    The initial hidden state is affine in the image's features; each step reads a word vector and gives scores for the
+    next word. All the arithmetic is that of `fastrnn`'s functions, so that it runs on whichever backend is set.
+
+    Parameters
+    ----------
+    word_to_idx : mapping
+        The V words with their ids. It must have ``<NULL>``; ``<START>`` is needed for sampling only. Ids may leave
+        gaps: V is the number of words.
+    input_dim : int
+        D, size of the features.
+    wordvec_dim : int
+        W, size of the word vectors.
+    hidden_dim : int
+        H, size of the hidden state.
+    cell_type : {'rnn', 'lstm', 'gru'}
+        The recurrent cell.
+    dtype : float32 or float64
+        Dtype of the parameters, and so of the arithmetic.
+    rng : numpy.random.Generator, optional
+        Draws the initial parameters instead of NumPy's global generator.
+
+    Attributes
+    ----------
+    params : dict
+        ``W_proj`` (D, H), ``b_proj`` (H,), ``W_embed`` (V, W), ``Wx`` (W, G·H), ``Wh`` (H, G·H), ``b`` (G·H,),
+        ``W_vocab`` (H, V), ``b_vocab`` (V,), with G = 1, 4 or 3 gates for rnn, lstm and gru. They may be replaced or
+        changed in place.
+    word_to_idx, idx_to_word : dict
+        The vocabulary, both ways.
+    """
+
+    def __init__(
+        self,
+        word_to_idx: Mapping[str, int],
+        input_dim: int = 512,
+        wordvec_dim: int = 128,
+        hidden_dim: int = 128,
+        cell_type: str = "rnn",
+        dtype: Any = np.float32,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        args = Arguments("CaptioningRNN")
+        if not isinstance(word_to_idx, Mapping):
+            raise args.fail(TypeError, "word_to_idx", "map words to ids", type(word_to_idx).__name__)
+        if "<NULL>" not in word_to_idx:
+            raise args.fail(ValueError, "word_to_idx", "have the word '<NULL>', which fills captions up", "none")
+        D = positive(args, "input_dim", input_dim)
+        W = positive(args, "wordvec_dim", wordvec_dim)
+        H = positive(args, "hidden_dim", hidden_dim)
+        self.cell_type = args.choice("cell_type", cell_type, tuple(_CELLS))
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in FLOATS:
+            raise args.fail(TypeError, "dtype", "be float32 or float64", str(self.dtype))
+
+        self.word_to_idx = dict(word_to_idx)
+        self.idx_to_word = {index: word for word, index in word_to_idx.items()}
+        self._null = self.word_to_idx["<NULL>"]
+        self._start = self.word_to_idx.get("<START>")
+        self._end = self.word_to_idx.get("<END>")
+
+        V, G = len(word_to_idx), _CELLS[cell_type].gates
+        draw = generator(args, rng).standard_normal
+        # The order of these draws is part of the interface: seeded runs are compared.
+        params = {}
+        params["W_embed"] = draw((V, W)) / 100
+        params["W_proj"] = draw((D, H)) / np.sqrt(D)
+        params["b_proj"] = np.zeros(H)
+        params["Wx"] = draw((W, G * H)) / np.sqrt(W)
+        params["Wh"] = draw((H, G * H)) / np.sqrt(H)
+        params["b"] = np.zeros(G * H)
+        params["W_vocab"] = draw((H, V)) / np.sqrt(H)
+        params["b_vocab"] = np.zeros(V)
+        self.params: dict[str, np.ndarray] = {name: value.astype(self.dtype) for name, value in params.items()}
+
+    def _features(self, args: Arguments, features: Any) -> np.ndarray:
+        """The features in the dtype of the parameters, so that float64 features leave a float32 model float32."""
+        W_proj = self.params["W_proj"]
+        args.shape("W_proj", W_proj.shape, "D H")
+        (checked,) = args.floats(("features", features, "N D"), dtype=W_proj.dtype)
+        return checked
+
+    def loss(self, features: Any, captions: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        """Loss of the captions, and its gradient with respect to every parameter.
+
+        Parameters
+        ----------
+        features : float (N, D)
+            Image features; they are computed with in the dtype of the parameters.
+        captions : int (N, T)
+            Word ids: ``<START>``, the words, ``<END>``, filled up with ``<NULL>``. Step t reads word t and is to give
+            word t + 1; ``<NULL>`` words to be given do not count.
+
+        Returns
+        -------
+        loss : float
+            Cross-entropy summed over the steps and averaged over the N images.
+        grads : dict
+            The gradient of each parameter, of its name, shape and dtype.
+        """
+        params = self.params
+        args = Arguments("CaptioningRNN.loss")
+        features = self._features(args, features)
+        ids = np.asarray(captions)
+        args.shape("captions", ids.shape, "N T")
+        ids = args.ids("captions", ids, len(self.word_to_idx), f"the V = {len(self.word_to_idx)} words")
+        if args["T"] == 0:
+            raise args.fail(ValueError, "captions", "have at least one word each", f"shape {ids.shape}")
+        words_in, words_out = ids[:, :-1], ids[:, 1:]
+        mask = words_out != self._null
+        cell = _CELLS[self.cell_type]
+
+        h0, proj_cache = affine_forward(features, params["W_proj"], params["b_proj"])
+        x, embed_cache = word_embedding_forward(words_in, params["W_embed"])
+        h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"])
+        scores, vocab_cache = temporal_affine_forward(h, params["W_vocab"], params["b_vocab"])
+        loss, dscores = temporal_softmax_loss(scores, words_out, mask)
+
+        grads: dict[str, np.ndarray] = {}
+        dh, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, vocab_cache)
+        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = cell.backward(dh, cell_cache)
+        grads["W_embed"] = word_embedding_backward(dx, embed_cache)
+        _, grads["W_proj"], grads["b_proj"] = affine_backward(dh0, proj_cache)
+        # Parameters of mixed dtypes are computed with in the wider one; each gets its gradient in its own.
+        return loss, {name: grads[name].astype(value.dtype, copy=False) for name, value in params.items()}
+
+    def sample(self, features: Any, max_length: int = 30) -> np.ndarray:
+        """Caption images greedily: at each step the word with the highest score, which the next step reads.
+
+        Parameters
+        ----------
+        features : float (N, D)
+            Image features.
+        max_length : int
+            Number of words to give. Sampling goes on after ``<END>``; `decode_captions` stops there.
+
+        Returns
+        -------
+        int32 (N, max_length)
+            Word ids; the first column is the first word said, not ``<START>``.
+        """
+        params = self.params
+        args = Arguments("CaptioningRNN.sample")
+        features = self._features(args, features)
+        max_length = positive(args, "max_length", max_length)
+        if self._start is None:
+            raise ValueError("CaptioningRNN.sample: word_to_idx must have the word '<START>' to begin from, got none")
+
+        h, _ = affine_forward(features, params["W_proj"], params["b_proj"])
+        c = np.zeros_like(h)
+        captions = np.empty((len(features), max_length), dtype=np.int32)
+        words = np.full(len(features), self._start)
+        for t in range(max_length):
+            x, _ = word_embedding_forward(words, params["W_embed"])
+            if self.cell_type == "lstm":
+                h, c, _ = lstm_step_forward(x, h, c, params["Wx"], params["Wh"], params["b"])
+            else:
+                step = rnn_step_forward if self.cell_type == "rnn" else gru_step_forward
+                h, _ = step(x, h, params["Wx"], params["Wh"], params["b"])
+            scores, _ = affine_forward(h, params["W_vocab"], params["b_vocab"])
+            words = captions[:, t] = scores.argmax(axis=1)
+        return captions

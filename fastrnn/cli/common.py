@@ -1,0 +1,103 @@
+"""What several commands need: lists in options, one-line errors, facts about this machine and installation."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+import fastrnn
+
+
+def fail(message: str) -> NoReturn:
+    """End the command as bad usage: one line on stderr, exit code 2."""
+    typer.echo(f"fastrnn: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def chosen(values: Iterable[str] | None, known: Sequence[str], what: str) -> list[str]:
+    """The `values` given, repeated or separated by commas; all that are `known` if there are none."""
+    names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            fail(f"unknown {what} {name!r}; there are {', '.join(known)}")
+    return list(dict.fromkeys(names)) or list(known)
+
+
+def usable_backends(names: Iterable[str]) -> list[str]:
+    """`names`, or the end of the command with the reason why one of them cannot run."""
+    status = fastrnn.backend_status()
+    for name in names:
+        if status[name]:
+            fail(f"backend {name!r} cannot run here: {status[name]}")
+    return list(names)
+
+
+def hardware() -> str:
+    """Model of the processor, and how many of its CPUs this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or not x86
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cpus} CPUs"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of fastrnn, and of what it works with; "" where that is not installed."""
+    found = {"python": platform.python_version(), "fastrnn": fastrnn.__version__}
+    for name in ("numpy", "scipy", "numba", "torch", "cupy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def compiled() -> Any:
+    """The module of the C++ kernels, or None where they were not built."""
+    return None if fastrnn.backend_status()["cpu"] else import_module("fastrnn._cpu")
+
+
+def isa() -> str:
+    """Instruction set that the C++ kernels run; "" where they were not built."""
+    cpu = compiled()
+    return "" if cpu is None else str(cpu.isa())
+
+
+def checkout() -> Path | None:
+    """Folder of the source checkout that this fastrnn is imported from, or None for an installed copy."""
+    root = Path(fastrnn.__file__).resolve().parents[1]
+    return root if (root / "csrc" / "kernels.h").exists() else None
+
+
+def commit() -> str:
+    """Commit of the checkout, with ``-dirty`` where it has changes; "" for an installed copy."""
+    root = checkout()
+    if root is None or not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""  # no git, or nothing committed
+
+
+def console() -> Console:
+    """Where reports go: as wide as the terminal, and wide enough for whole lines in a file."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def interactive() -> bool:
+    """Whether someone watches: a progress bar is worth drawing."""
+    return sys.stderr.isatty()

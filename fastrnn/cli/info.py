@@ -1,0 +1,103 @@
+"""``fastrnn info``: what would run here, and why the rest would not."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import fastrnn
+from fastrnn.cli import common
+
+
+def gather() -> dict[str, Any]:
+    """Everything that the command prints."""
+    status = fastrnn.backend_status()
+    cpu = common.compiled()
+    return {
+        "backends": {name: reason or "usable" for name, reason in status.items()},
+        "auto": next(iter(fastrnn.available_backends())),
+        "set": fastrnn.get_backend(),
+        "isa": {
+            "running": common.isa(),
+            "supported": [] if cpu is None else list(cpu.isa_supported()),
+            "FASTRNN_ISA": os.environ.get("FASTRNN_ISA", ""),
+        },
+        "threads": {
+            "fastrnn": fastrnn.get_num_threads(),
+            "FASTRNN_NUM_THREADS": os.environ.get("FASTRNN_NUM_THREADS", ""),
+        },
+        "blas": _blas(),
+        "cuda": _cuda(),
+        "versions": common.versions(),
+        "hardware": common.hardware(),
+        "system": platform.platform(),
+        "location": os.path.dirname(fastrnn.__file__),
+        "commit": common.commit(),
+    }
+
+
+def _blas() -> list[str]:
+    """The BLAS libraries that are loaded; without threadpoolctl, the one that NumPy was built with."""
+    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which the C++ kernels call
+
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return [f"{blas['name']} {blas['version']} (NumPy)"]
+    found = []
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            owner = "NumPy" if "numpy" in library["filepath"] else "SciPy" if "scipy" in library["filepath"] else ""
+            kind = library.get("architecture", "")
+            text = f"{library['internal_api']} {library['version']} {kind}, {library['num_threads']} threads"
+            found.append(text + (f" ({owner})" if owner else ""))
+    return found
+
+
+def _cuda() -> str:
+    """Whether CUDA kernels are here."""
+    try:
+        from fastrnn import _cuda  # type: ignore[attr-defined]  # noqa: F401
+    except ImportError:
+        return "no CUDA kernels in this build"
+    return "built"
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show the backends (and why one cannot run), instruction sets, threads, BLAS, CUDA and versions."""
+    facts = gather()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, state in facts["backends"].items():
+        mark = "[green]✓[/]" if state == "usable" else "[red]✗[/]"
+        note = " (what 'auto' runs)" if name == facts["auto"] else ""
+        table.add_row(f"backend {name}", f"{mark} {state}{note}")
+    isa = facts["isa"]
+    table.add_row("backend set", facts["set"])
+    if isa["running"]:
+        forced = " (forced by FASTRNN_ISA)" if isa["FASTRNN_ISA"] else ""
+        table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(isa['supported'])}")
+    table.add_row("threads", str(facts["threads"]["fastrnn"]))
+    table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
+    table.add_row("CUDA", facts["cuda"])
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version))
+    missing = [name for name, version in facts["versions"].items() if not version]
+    if missing:
+        table.add_row("not installed", ", ".join(missing))
+    table.add_row("hardware", facts["hardware"])
+    table.add_row("system", facts["system"])
+    table.add_row("installed in", facts["location"] + (f" (commit {facts['commit']})" if facts["commit"] else ""))
+    common.console().print(table)

@@ -1,0 +1,76 @@
+"""What the documents say is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastrnn
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 10
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out.strip() == fastrnn.available_backends()[0]
+    assert names["dWx"].shape == (256, 2048) and names["dh0"].shape == (25, 512)
+
+
+def test_the_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", README + CONTRIBUTING, re.MULTILINE))
+    assert {"demo", "test", "bench", "readme", "help", "format"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_the_commands_of_the_readme_exist():
+    from typer.main import get_command
+
+    from fastrnn.cli.main import app
+
+    commands = get_command(app).commands
+    named = set(re.findall(r"(?:`|bin/)fastrnn ([a-z]+)", README + CONTRIBUTING))
+    assert named == {"info", "check", "bench"} and named <= commands.keys()
+    options = {option for command in commands.values() for p in command.params for option in p.opts}
+    for option in re.findall(r"--[a-z]+", README + CONTRIBUTING):
+        assert option in options, option
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_attributes_that_are_named_exist(text):
+    for name in re.findall(r"`fastrnn\.([a-z_]+)", text):
+        assert hasattr(fastrnn, name), name
+
+
+def test_the_tree_of_contributing_is_there():
+    block = "fastrnn/\n" + CONTRIBUTING.split("\n\n    fastrnn/\n")[1].split("\n\n")[0]
+    folder = ""
+    for line in block.splitlines():
+        names = re.split(r"  +", line.strip())[0].split()  # two spaces begin what is said about them
+        if not line.startswith("      "):
+            folder, names = names[0], [""]
+        for name in names:
+            assert (ROOT / folder / name).exists(), f"{folder}{name}"
+
+
+def test_contributing_has_its_two_lists():
+    for title in ("Adding an operation", "Adding a backend"):
+        section = CONTRIBUTING.split(f"## {title}\n")[1].split("\n## ")[0]
+        numbers = [int(number) for number in re.findall(r"^(\d+)\. ", section, re.MULTILINE)]
+        assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 3
+
+
+def test_the_example_prints_a_comparison():
+    script = ROOT / "examples" / "patch_before_after.py"
+    done = subprocess.run([sys.executable, str(script), "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "times as fast" in done.stdout
