@@ -100,7 +100,7 @@ class Chosen(NamedTuple):
 
 _reasons: dict[str, str] = {}
 _modules: dict[tuple[str, str], ModuleType] = {}
-_setting: str | None = None  # None: not set since the start; FASTRNN_BACKEND decides
+_setting: backend | None = None  # None: not set since the start; FASTRNN_BACKEND decides
 _override: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _local = threading.local()
 _warned = False
@@ -158,11 +158,14 @@ class backend:
         self.name = _checked(name, "backend: argument 'name'")
         self._before = _setting
         self._token: Token[str | None] | None = None
-        _setting = self.name
+        _setting = self
 
     def __enter__(self) -> backend:
         global _setting
-        _setting = self._before  # what was set for the process becomes a setting of the block
+        # What was set for the process becomes a setting of the block. In between, other threads could see it; what they
+        # set themselves stands.
+        if _setting is self:
+            _setting = self._before
         self._token = _override.set(self.name)
         return self
 
@@ -177,7 +180,7 @@ class backend:
 
 def get_backend() -> str:
     """Name of the backend that is set (``"auto"`` unless one was asked for)."""
-    name = _override.get() or _setting
+    name = _override.get() or (_setting.name if _setting else None)
     if name is None:
         name = _checked(os.environ.get("FASTRNN_BACKEND") or "auto", "environment variable FASTRNN_BACKEND")
     return name

@@ -672,6 +672,7 @@ def _judge(results: Outputs, oracle: Outputs, exact: Outputs, dtype: Any) -> tup
         wrong = complaint(result, oracle[key], dtype)
         if wrong:
             complaints.append(f"{key} {wrong}")
+            worst = max(worst, (np.inf, key, np.nan, np.nan))
             continue
         error, bound = error_and_bound(result, oracle[key], exact[key], dtype)
         if not within(error, bound):

@@ -169,7 +169,8 @@ def test_missing_extras_are_named_before_anything_is_done(demo, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     result = demo()
     assert result.exit_code == 1 and result.stdout == ""
-    assert result.stderr.strip() == "fastrnn: the demo needs h5py, scikit-learn, Matplotlib: pip install 'fastrnn[demo]'"
+    said = result.stderr.strip()
+    assert said == "fastrnn: the demo needs h5py, scikit-learn, Matplotlib: pip install 'fastrnn[demo]'"
 
 
 def test_a_cache_that_cannot_be_written(demo, tmp_path):

@@ -260,6 +260,30 @@ void add(Index n, const T* x, T* sum) {
     for (; i < n; ++i) sum[i] += x[i];
 }
 
+// A sum of vectors in blocks of 32, which are then added up in double: its rounding error does not grow with its
+// length.
+template <class S>
+class Blocked {
+  public:
+    FASTRNN_INLINE void add(S x) {
+        block_ = block_ + x;
+        if (++count_ % 32 == 0) close();
+    }
+    FASTRNN_INLINE double total() {
+        close();
+        return total_;
+    }
+
+  private:
+    FASTRNN_INLINE void close() {
+        for (int j = 0; j < S::lanes; ++j) total_ += block_.lane(j);
+        block_ = S::zero();
+    }
+    S block_ = S::zero();
+    double total_ = 0;
+    Index count_ = 0;
+};
+
 template <class S, class T = typename S::Scalar>
 FASTRNN_INLINE S maximum(S a, S b) {
     // A NaN in b is kept (b is the newer): the comparison is false and b is taken.
@@ -286,20 +310,19 @@ double softmax_row(Index V, const T* x, Index stride, Index y, T scale, T* dx) {
     for (int j = 1; j < W; ++j) max = top.lane(j) < max ? max : top.lane(j);
     const T chosen = row[y];
     const S shift = S::all(max);
-    S sums = S::zero();
+    Blocked<S> sums;
     for (i = 0; i + W <= V; i += W) {
         const S e = exp_neg(S::load(row + i) - shift);
         e.store(dx + i);
-        sums = sums + e;
+        sums.add(e);
     }
-    double sum = 0;
+    double sum = sums.total();
     if (i < V) {
         const int rest = static_cast<int>(V - i);
         const S e = exp_neg(load_part<S>(row + i, rest) - shift);
         store_part(e, dx + i, rest);
         for (int j = 0; j < rest; ++j) sum += e.lane(j);
     }
-    for (int j = 0; j < W; ++j) sum += sums.lane(j);
     const S factor = S::all(static_cast<T>(scale / sum));
     for (i = 0; i + W <= V; i += W) (S::load(dx + i) * factor).store(dx + i);
     for (; i < V; ++i) dx[i] *= static_cast<T>(scale / sum);
@@ -310,14 +333,13 @@ double softmax_row(Index V, const T* x, Index stride, Index y, T scale, T* dx) {
 template <class S, class T = typename S::Scalar>
 double squared_distance(Index n, const T* a, const T* b) {
     constexpr int W = S::lanes;
-    S sums = S::zero();
+    Blocked<S> sums;
     Index i = 0;
     for (; i + W <= n; i += W) {
         const S d = S::load(a + i) - S::load(b + i);
-        sums = sums + d * d;
+        sums.add(d * d);
     }
-    double sum = 0;
-    for (int j = 0; j < W; ++j) sum += sums.lane(j);
+    double sum = sums.total();
     for (; i < n; ++i) sum += static_cast<double>(a[i] - b[i]) * static_cast<double>(a[i] - b[i]);
     return sum;
 }
