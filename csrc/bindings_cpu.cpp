@@ -198,6 +198,34 @@ void word_embedding_backward(Array ids, Array dout, Array workspace, Array dW) {
     });
 }
 
+py::tuple affine_buffers(Index N, Index D, Index M, Index itemsize) {
+    const BufferSizes b = itemsize == 4 ? cpu::affine_buffers<float>(N, D, M) : cpu::affine_buffers<double>(N, D, M);
+    return py::make_tuple(b.forward, b.backward);
+}
+
+void affine_forward(Array x, Array w, Array b, Array workspace, Array out) {
+    by_dtype(x, [&](auto like) {
+        using T = decltype(like);
+        const auto x_ = matrix<T>(x), w_ = matrix<T>(w);
+        const auto b_ = vec<T>(b);
+        T *workspace_ = output<T>(workspace), *out_ = output<T>(out);
+        const Index N = x.shape(0), D = x.shape(1), M = w.shape(1);
+        py::gil_scoped_release nogil;
+        cpu::affine_forward(N, D, M, x_, w_, b_, workspace_, out_);
+    });
+}
+
+void affine_backward(Array dout, Array x, Array w, Array workspace, Array dx, Array dw, Array db) {
+    by_dtype(x, [&](auto like) {
+        using T = decltype(like);
+        const auto dout_ = matrix<T>(dout), x_ = matrix<T>(x), w_ = matrix<T>(w);
+        T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dw_ = output<T>(dw), *db_ = output<T>(db);
+        const Index N = x.shape(0), D = x.shape(1), M = w.shape(1);
+        py::gil_scoped_release nogil;
+        cpu::affine_backward(N, D, M, dout_, x_, w_, workspace_, dx_, dw_, db_);
+    });
+}
+
 void temporal_softmax_loss(Array x, Array y, Array mask, Index count, Array row_loss, Array dx) {
     by_dtype(x, [&](auto like) {
         using T = decltype(like);
@@ -406,6 +434,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("gru_backward", gru_backward);
     m.def("word_embedding_forward", word_embedding_forward);
     m.def("word_embedding_backward", word_embedding_backward);
+    m.def("affine_buffers", affine_buffers);
+    m.def("affine_forward", affine_forward);
+    m.def("affine_backward", affine_backward);
     m.def("temporal_softmax_loss", temporal_softmax_loss);
     m.def("gram_buffers", gram_buffers);
     m.def("gram_matrix", gram_matrix);

@@ -104,6 +104,17 @@ void word_embedding_forward(Index n, Index D, Vec<Index> ids, Matrix<T> W, T* ou
 template <class T>
 void word_embedding_backward(Index n, Index V, Index D, Vec<Index> ids, Matrix<T> dout, Index* workspace, T* dW);
 
+// ---- affine ---------------------------------------------------------------------------------------------------------
+// x (N,D)  w (D,M)  b (M)  ->  out (N,M) = x w + b
+// dout (N,M)  ->  dx (N,D), dw (D,M), db (M)
+template <class T>
+BufferSizes affine_buffers(Index N, Index D, Index M);
+template <class T>
+void affine_forward(Index N, Index D, Index M, Matrix<T> x, Matrix<T> w, Vec<T> b, T* workspace, T* out);
+template <class T>
+void affine_backward(Index N, Index D, Index M, Matrix<T> dout, Matrix<T> x, Matrix<T> w, T* workspace, T* dx, T* dw,
+                     T* db);
+
 // ---- softmax_loss ---------------------------------------------------------------------------------------------------
 // x (R,V), y (R), mask (R)  ->  row_loss (R): -log softmax(x)[y]; dx (R,V): (softmax(x) - onehot(y)) / count
 // Where mask is 0, y is not read, and row_loss and dx are 0.

@@ -1,4 +1,4 @@
-"""Affine (fully connected) layers. One BLAS call each, so no backend has a kernel that gains anything over NumPy."""
+"""Affine (fully connected) layers, of whole samples and of every step of a sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, follow, ran
-from fastrnn.cache import Cache
+from fastrnn.cache import Cache, buffer
 from fastrnn.checks import Arguments
 
 _ROW = "affine"
@@ -45,10 +45,7 @@ def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         raise check.fail(ValueError, "x", "have shape (N, d1, ..., dk)", f"shape {x.shape}")
     flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     flat, w, b = check.floats(("x", flat, "N D"), ("w", w, "D M"), ("b", b, "M"))
-    chosen = choose(_ROW)
-    out, kept = chosen.kernels.affine_forward(flat.reshape(x.shape), w, b)
-    ran(function, chosen)
-    return out, Cache(function, chosen.name, out.dtype, check.dims, kept)
+    return _forward(function, check, flat.reshape(x.shape), flat, w, b, (x.shape[0],))
 
 
 def affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -101,10 +98,8 @@ def temporal_affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
     function = "temporal_affine_forward"
     check = Arguments(function)
     x, w, b = check.floats(("x", x, "N T D"), ("w", w, "D M"), ("b", b, "M"))
-    chosen = choose(_ROW)
-    out, kept = chosen.kernels.temporal_affine_forward(x, w, b)
-    ran(function, chosen)
-    return out, Cache(function, chosen.name, x.dtype, check.dims, kept)
+    N, T, D = x.shape
+    return _forward(function, check, x, x.reshape(N * T, D), w, b, (N, T))
 
 
 def temporal_affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -130,10 +125,33 @@ def temporal_affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     return _backward("temporal_affine_backward", "temporal_affine_forward", "N T M", dout, cache)
 
 
+def _forward(
+    function: str, check: Arguments, x: np.ndarray, flat: np.ndarray, w: Any, b: Any, rows: tuple[int, ...]
+) -> tuple[np.ndarray, Cache]:
+    """`x` as it was given, and `flat`, its rows (rows, D)."""
+    chosen = choose(_ROW)
+    if chosen.is_reference:
+        out, kept = getattr(chosen.kernels, function)(x, w, b)
+    else:
+        (n, D), M = flat.shape, check["M"]
+        sizes = chosen.kernels.affine_buffers(n, D, M, x.itemsize)
+        out, kept = np.empty((*rows, M), x.dtype), (flat, w, x.shape, sizes[1])
+        chosen.kernels.affine_forward(flat, w, b, buffer(sizes[0], x.dtype), out.reshape(n, M))
+    ran(function, chosen)
+    return out, Cache(function, chosen.name, x.dtype, check.dims, kept)
+
+
 def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) -> tuple[np.ndarray, ...]:
     cache = Arguments(function).cache(cache, forward)
     (dout,) = Arguments(function, cache.dims).floats(("dout", dout, pattern), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
-    out = getattr(chosen.kernels, function)(dout, cache.kept)
+    out: tuple[np.ndarray, ...]
+    if chosen.is_reference:
+        out = getattr(chosen.kernels, function)(dout, cache.kept)
+    else:
+        x, w, shape, size = cache.kept
+        out = tuple(np.empty(s, cache.dtype) for s in (shape, w.shape, w.shape[1:]))
+        flat = dout.reshape(len(x), w.shape[1])
+        chosen.kernels.affine_backward(flat, x, w, buffer(size, cache.dtype), out[0].reshape(x.shape), *out[1:])
     ran(function, chosen)
     return out
