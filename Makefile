@@ -49,7 +49,7 @@ $(BIN)/python:
 
 $(INSTALLED): $(BUILD_INPUTS) | $(BIN)/python
 	@echo "Installing into $(VENV) and building; the log is $(VENV)/install.log"
-	@$(BIN)/python -m pip install --disable-pip-version-check -v -e '.[dev]' > $(VENV)/install.log 2>&1 \
+	@SKBUILD_CMAKE_DEFINE=FASTRNN_WARNINGS_AS_ERRORS=ON $(BIN)/python -m pip install --disable-pip-version-check -v -e '.[dev]' > $(VENV)/install.log 2>&1 \
 		|| { tail -n 40 $(VENV)/install.log; echo "✗ the installation failed; all of it is in $(VENV)/install.log"; exit 1; }
 	@grep -ohE '(✓|✗).*' $(VENV)/install.log | awk '!seen[$$0]++' || true
 	@touch $@
