@@ -64,7 +64,7 @@ class LastBackend(str):
     precision : str
         Precision of float32 products.
     threads : int
-        Threads that took part; 0 where the backend leaves that to NumPy's BLAS.
+        Threads that took part; 0 where the backend leaves that to a BLAS library (NumPy's or SciPy's).
     """
 
     function: str
@@ -241,7 +241,7 @@ def last_backend() -> LastBackend | None:
         return None
     chosen, function, threads = last
     isa = chosen.kernels.isa() if chosen.name == "cpu" else ""
-    return LastBackend(chosen.name, function, isa, "highest", threads or (1 if chosen.name == "numba" else 0))
+    return LastBackend(chosen.name, function, isa, "highest", threads)
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------
