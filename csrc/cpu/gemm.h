@@ -90,34 +90,10 @@ inline Columns gate_columns(Index H, int gates, int lanes, Index group) {
     return c;
 }
 
-// Packs rows 0..K of B, element (k, column) at B[k * k_stride + column * col_stride].
+// Table::pack of the columns c.
 template <class T>
-void pack_panel(int lanes, const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
-    const Index width = static_cast<Index>(c.vectors) * lanes;
-    for (int j = 0; j < c.vectors; ++j) {
-        const T* from = B + c.first[j] * col_stride;
-        T* to = panel + j * lanes;
-        const int n = c.valid[j];
-        if (col_stride == 1) {
-            for (Index k = 0; k < K; ++k, from += k_stride, to += width) {
-                std::copy_n(from, n, to);
-                std::fill(to + n, to + lanes, T(0));
-            }
-        } else {
-            // Down the columns in strips, so that a cache line of B is used up while it is near.
-            constexpr Index strip = 16;
-            for (Index k0 = 0; k0 < K; k0 += strip) {
-                const Index k1 = std::min(K, k0 + strip);
-                for (int i = 0; i < lanes; ++i) {
-                    const T* column = from + i * col_stride;
-                    if (i < n)
-                        for (Index k = k0; k < k1; ++k) to[k * width + i] = column[k * k_stride];
-                    else
-                        for (Index k = k0; k < k1; ++k) to[k * width + i] = T(0);
-                }
-            }
-        }
-    }
+void pack_panel(const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
+    table<T>().pack(c.vectors, c.first, c.valid, K, B, k_stride, col_stride, panel);
 }
 
 // As pack_panel where k runs over gates as the interleaved buffers hold them, [group][gate][lane], of a matrix whose
@@ -129,7 +105,7 @@ void pack_panel_by_gate(int lanes, const Columns& c, Index H, int gates, const T
     for (Index group = 0; group * lanes < H; ++group) {
         const Index n = std::min<Index>(lanes, H - group * lanes);
         for (int gate = 0; gate < gates; ++gate) {
-            pack_panel(lanes, c, n, B + (gate * H + group * lanes) * k_stride, k_stride, col_stride, panel);
+            pack_panel(c, n, B + (gate * H + group * lanes) * k_stride, k_stride, col_stride, panel);
             std::fill(panel + n * width, panel + lanes * width, T(0));
             panel += lanes * width;
         }
@@ -179,12 +155,14 @@ void multiply_transposed(const Table<T>& t, const Columns& c, Index K, const Seg
     bool full = true;
     for (int j = 0; j < c.vectors; ++j) full = full && c.valid[j] == t.lanes;
     const Index width = static_cast<Index>(c.vectors) * t.lanes;
-    // Vectors of the panel stand at equal distances in the result.
+    // In B the vectors of the panel follow each other, whole; in the result they stand at equal distances.
+    const Index interleaved[max_vectors] = {0, t.lanes, 2 * t.lanes, 3 * t.lanes};
+    const int whole[max_vectors] = {t.lanes, t.lanes, t.lanes, t.lanes};
     const Index distance = c.vectors > 1 ? c.first[1] - c.first[0] : 0;
     Index k = 0;
     do {
         const Index depth = std::min(k_block, K - k);
-        for (Index i = 0; i < depth; ++i) std::copy_n(B + (k + i) * b_row + b_first, width, block + i * width);
+        t.pack(c.vectors, interleaved, whole, depth, B + k * b_row + b_first, b_row, Index(1), block);
         T* spilled = spill;
         for (int s = 0; s < count; ++s) {
             const Segment<T>& g = segments[s];

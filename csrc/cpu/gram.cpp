@@ -44,7 +44,7 @@ void gram_matrix(Index N, Index C, Index P, Cube<T> f, double scale, T* workspac
             Index k = 0;
             do {
                 const Index depth = std::min(k_block, P - k);
-                pack_panel(t.lanes, c, depth, image + k * f.s2, f.s2, f.s1, block);
+                pack_panel(c, depth, image + k * f.s2, f.s2, f.s1, block);
                 for (Index i = 0; i < rows; i += height)
                     t.tile(static_cast<int>(std::min<Index>(height, rows - i)), c.vectors, depth,
                            image + (first + i) * f.s1 + k * f.s2, f.s1, f.s2, block, k ? product + i * width : nullptr,
@@ -85,7 +85,7 @@ void gram_backward(Index N, Index C, Index P, Cube<T> dg, Cube<T> f, double scal
             const Columns c = plain_columns(P, t.lanes, first / t.lanes, ceil_div(P, t.lanes));
             const Index width = Index(c.vectors) * t.lanes, columns = std::min(width, P - first);
             T *panel = workspace + N * C * C + p * each, *product = panel + panels.width * C;
-            pack_panel(t.lanes, c, C, f.data + n * f.s0, f.s1, f.s2, panel);
+            pack_panel(c, C, f.data + n * f.s0, f.s1, f.s2, panel);
             multiply_panel(t, C, c.vectors, C, sums + n * C * C, C, Index(1), panel, static_cast<const T*>(nullptr),
                            Index(0), product, width, Index(t.lanes));
             for (Index i = 0; i < C; ++i)

@@ -95,8 +95,8 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
         for (Index g = mine.begin; g < mine.end; ++g) {
             const Columns c = gate_columns(s.H, gates, s.lanes, g);
             T* panel = scratch.panels + g * scratch.panel;
-            pack_panel(s.lanes, c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(s.lanes, c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
+            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             interleave_bias(s, g, gates, bh, bias_h + g * width);
         }

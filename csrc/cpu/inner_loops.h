@@ -27,6 +27,17 @@ constexpr int tile_rows() {
     return Registers >= 32 ? (NV == 4 ? 6 : NV == 3 ? 8 : 12) : (NV == 4 ? 3 : NV == 3 ? 4 : NV == 2 ? 6 : 8);
 }
 
+// How far ahead of its use a row of a panel is fetched into the L1.
+constexpr Index prefetch_rows = 8;
+
+FASTRNN_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    static_cast<void>(p);
+#endif
+}
+
 template <class S, int MR, int NV>
 void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
           const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C, Index c_row,
@@ -47,7 +58,10 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
         for (; k < end; ++k) {
             S b[NV];
             FASTRNN_UNROLL
-            for (int j = 0; j < NV; ++j) b[j] = S::load(B + j * S::lanes);
+            for (int j = 0; j < NV; ++j) {
+                b[j] = S::load(B + j * S::lanes);
+                prefetch(B + (prefetch_rows * NV + j) * S::lanes);
+            }
             FASTRNN_UNROLL
             for (int i = 0; i < MR; ++i) {
                 const S a = S::all(row[i][k * a_col]);
@@ -99,6 +113,37 @@ void any_tile(int rows, int vectors, Index K, const typename S::Scalar* A, Index
         default:
             return tile_of_rows<S, 4, tile_rows<Registers, 4>()>(rows, K, A, a_row, a_col, B, init, init_row, init_vec,
                                                                  C, c_row, c_vec);
+    }
+}
+
+// Both loops of pack work in squares of lanes x lanes, so that every cache line of B is used up while it is near.
+template <class S, class T = typename S::Scalar>
+void pack(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride, Index col_stride,
+          T* panel) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    if (col_stride == 1) {
+        for (Index k = 0; k < K; ++k)
+            for (int j = 0; j < vectors; ++j)
+                load_part<S>(B + k * k_stride + first[j], valid[j]).store(panel + k * width + j * W);
+        return;
+    }
+    for (int j = 0; j < vectors; ++j) {
+        const T* from = B + first[j] * col_stride;
+        for (Index k = 0; k < K; k += W) {
+            const int depth = K - k < W ? static_cast<int>(K - k) : W;
+            T square[W][W];  // [column][k]
+            if (k_stride == 1) {
+                for (int i = 0; i < valid[j]; ++i) load_part<S>(from + i * col_stride + k, depth).store(square[i]);
+            } else {
+                for (int i = 0; i < valid[j]; ++i)
+                    for (int d = 0; d < depth; ++d) square[i][d] = from[i * col_stride + (k + d) * k_stride];
+            }
+            for (int i = valid[j]; i < W; ++i) S::zero().store(square[i]);
+            T* to = panel + k * width + j * W;
+            for (int d = 0; d < depth; ++d)
+                for (int i = 0; i < W; ++i) to[d * width + i] = square[i][d];
+        }
     }
 }
 
@@ -428,6 +473,7 @@ constexpr Table<typename S::Scalar> make_table() {
         S::lanes,
         {0, tile_rows<Registers, 1>(), tile_rows<Registers, 2>(), tile_rows<Registers, 3>(), tile_rows<Registers, 4>()},
         any_tile<S, Registers>,
+        pack<S>,
         lstm_forward<S>,
         lstm_backward<S>,
         gru_forward<S>,

@@ -37,6 +37,11 @@ struct Table {
     void (*tile)(int rows, int vectors, Index K, const T* A, Index a_row, Index a_col, const T* B, const T* init,
                  Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
 
+    // Packs rows 0..K of B into a panel: vector j holds columns first[j] .. first[j] + valid[j], zeros after them.
+    // Element (k, column) is at B[k * k_stride + column * col_stride].
+    void (*pack)(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride,
+                 Index col_stride, T* panel);
+
     // gates (rows, 4 lanes) are saved, c (rows, lanes) is written, h goes to h_rows and h_next.
     void (*lstm_forward)(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates);
     // a: dh from the next step, or null. dh_rows: dh from outside. dc (rows, lanes·vectors) in and out. da like gates.

@@ -107,8 +107,8 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
         for (Index g = mine.begin; g < mine.end; ++g) {
             const Columns c = gate_columns(s.H, gates, s.lanes, g);
             T* panel = scratch.panels + g * scratch.panel;
-            pack_panel(s.lanes, c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(s.lanes, c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
+            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
         }
         w.barrier();

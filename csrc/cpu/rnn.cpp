@@ -87,8 +87,8 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
         for (Index g = mine.begin; g < mine.end; g += max_vectors) {
             const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
             T* panel = scratch.panels + g * s.lanes * depth;
-            pack_panel(s.lanes, c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(s.lanes, c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * c.vectors * s.lanes);
+            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * c.vectors * s.lanes);
         }
         for (Index g = mine.begin; g < mine.end; ++g) interleave_bias(s, g, gates, b, scratch.bias + g * s.lanes);
         w.barrier();
