@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from typing import Any
@@ -48,9 +49,9 @@ class _Pool:
     """Blocks of memory that are used again once nobody refers to them.
 
     A fresh block of megabytes costs a page fault and a clearing for each of its pages: a tenth of the time of an LSTM
-    of moderate size. The pool sees that a block is free by its reference count, so that nobody has to give one back:
-    scratch is free when a call returns, what a cache keeps when the cache is gone. It holds at most `limit` bytes,
-    dropping what has been free longest.
+    of moderate size, and two thirds of an Adam step's. The pool sees that a block is free by its reference count, so
+    that nobody has to give one back: scratch is free when a call returns, what a cache keeps when the cache is gone, a
+    result when its last view is. It holds at most `limit` bytes, dropping what has been free longest.
     """
 
     def __init__(self, limit: int) -> None:
@@ -99,3 +100,11 @@ def buffer(count: int, dtype: np.dtype | type) -> np.ndarray:
     raw = _pool.take(count * dtype.itemsize + ALIGNMENT)
     start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """An uninitialised array for a result: as `numpy.empty`, out of the pool where it is large."""
+    count = math.prod(shape)
+    if count * np.dtype(dtype).itemsize < _SMALL:
+        return np.empty(shape, dtype)
+    return buffer(count, dtype).reshape(shape)

@@ -17,6 +17,13 @@ namespace {
 #else
 #define FASTRNN_UNROLL
 #endif
+#if defined(__clang__)
+#define FASTRNN_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FASTRNN_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define FASTRNN_INDEPENDENT
+#endif
 
 // A sum over k is taken in slices of this many, which are then added up: its rounding error grows with the slice and
 // with the number of slices, not with their product. Shorter slices cost more passes over the accumulators.
@@ -419,22 +426,53 @@ void tv_row_backward(Index W, Index stride, const T* row, const T* above, const 
     }
 }
 
+// Update rules. No array overlaps another, so the compiler may use vectors.
+template <class T>
+void sgd(Index n, const T* w, const T* dw, T lr, T* out) {
+    FASTRNN_INDEPENDENT
+    for (Index i = 0; i < n; ++i) out[i] = w[i] - lr * dw[i];
+}
+
+template <class T>
+void sgd_momentum(Index n, const T* w, const T* dw, const T* v, T lr, T momentum, T* out, T* v_out) {
+    FASTRNN_INDEPENDENT
+    for (Index i = 0; i < n; ++i) {
+        const T vi = momentum * v[i] - lr * dw[i];
+        v_out[i] = vi;
+        out[i] = w[i] + vi;
+    }
+}
+
+template <class T>
+FASTRNN_INLINE T root(T x) {
+    if constexpr (sizeof(T) == 4)
+        return ::sqrtf(x);
+    else
+        return ::sqrt(x);
+}
+
+template <class T>
+void rmsprop(Index n, const T* w, const T* dw, const T* cache, T lr, T decay, T rest, T epsilon, T* out, T* cache_out) {
+    FASTRNN_INDEPENDENT
+    for (Index i = 0; i < n; ++i) {
+        const T ci = decay * cache[i] + rest * (dw[i] * dw[i]);
+        cache_out[i] = ci;
+        out[i] = w[i] - lr * dw[i] / (root(ci) + epsilon);
+    }
+}
+
 // settings: step size, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, 1 / (1 - beta2^t)
 template <class T>
 void adam(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out, T* v_out) {
     const T step = settings[0], beta1 = settings[1], rest1 = settings[2], beta2 = settings[3], rest2 = settings[4];
     const T epsilon = settings[5], correction = settings[6];
+    FASTRNN_INDEPENDENT
     for (Index i = 0; i < n; ++i) {
         const T mi = beta1 * m[i] + rest1 * dw[i];
         const T vi = beta2 * v[i] + rest2 * (dw[i] * dw[i]);
         m_out[i] = mi;
         v_out[i] = vi;
-        T root;
-        if constexpr (sizeof(T) == 4)
-            root = ::sqrtf(vi * correction);
-        else
-            root = ::sqrt(vi * correction);
-        out[i] = w[i] - step * mi / (root + epsilon);
+        out[i] = w[i] - step * mi / (root(vi * correction) + epsilon);
     }
 }
 
@@ -486,6 +524,9 @@ constexpr Table<typename S::Scalar> make_table() {
         scaled_difference<S>,
         tv_row<S>,
         tv_row_backward<S>,
+        sgd<T>,
+        sgd_momentum<T>,
+        rmsprop<T>,
         adam<T>,
         evaluate<S>,
         peak<S, Registers>};

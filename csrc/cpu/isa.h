@@ -65,6 +65,10 @@ struct Table {
     void (*scaled_difference)(Index n, const T* a, const T* b, T scale, T* out);
     double (*tv_row)(Index W, const T* row, const T* below);
     void (*tv_row_backward)(Index W, Index stride, const T* row, const T* above, const T* below, T scale, T* out);
+    void (*sgd)(Index n, const T* w, const T* dw, T lr, T* out);
+    void (*sgd_momentum)(Index n, const T* w, const T* dw, const T* v, T lr, T momentum, T* out, T* v_out);
+    void (*rmsprop)(Index n, const T* w, const T* dw, const T* cache, T lr, T decay, T rest, T epsilon, T* out,
+                    T* cache_out);
     void (*adam)(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out,
                  T* v_out);
 

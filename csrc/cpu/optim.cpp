@@ -7,38 +7,31 @@ namespace fastrnn::cpu {
 
 template <class T>
 void sgd(Index n, const T* w, const T* dw, double lr, T* out) {
-    const T step = static_cast<T>(lr);
     run(threads_for(2.0 * n, n), [&](const Worker& worker) {
         const Range mine = share(n, worker);
-        for (Index i = mine.begin; i < mine.end; ++i) out[i] = w[i] - step * dw[i];
+        const Index b = mine.begin;
+        table<T>().sgd(mine.end - b, w + b, dw + b, static_cast<T>(lr), out + b);
     });
 }
 
 template <class T>
 void sgd_momentum(Index n, const T* w, const T* dw, const T* v, double lr, double momentum, T* out, T* v_out) {
-    const T step = static_cast<T>(lr), kept = static_cast<T>(momentum);
     run(threads_for(4.0 * n, n), [&](const Worker& worker) {
         const Range mine = share(n, worker);
-        for (Index i = mine.begin; i < mine.end; ++i) {
-            const T vi = kept * v[i] - step * dw[i];
-            v_out[i] = vi;
-            out[i] = w[i] + vi;
-        }
+        const Index b = mine.begin;
+        table<T>().sgd_momentum(mine.end - b, w + b, dw + b, v + b, static_cast<T>(lr), static_cast<T>(momentum),
+                                out + b, v_out + b);
     });
 }
 
 template <class T>
 void rmsprop(Index n, const T* w, const T* dw, const T* cache, double lr, double decay, double epsilon, T* out,
              T* cache_out) {
-    const T step = static_cast<T>(lr), kept = static_cast<T>(decay), rest = static_cast<T>(1 - decay);
-    const T floor = static_cast<T>(epsilon);
     run(threads_for(10.0 * n, n), [&](const Worker& worker) {
         const Range mine = share(n, worker);
-        for (Index i = mine.begin; i < mine.end; ++i) {
-            const T ci = kept * cache[i] + rest * dw[i] * dw[i];
-            cache_out[i] = ci;
-            out[i] = w[i] - step * dw[i] / (std::sqrt(ci) + floor);
-        }
+        const Index b = mine.begin;
+        table<T>().rmsprop(mine.end - b, w + b, dw + b, cache + b, static_cast<T>(lr), static_cast<T>(decay),
+                           static_cast<T>(1 - decay), static_cast<T>(epsilon), out + b, cache_out + b);
     });
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, follow, ran
-from fastrnn.cache import Cache, buffer
+from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "affine"
@@ -135,7 +135,7 @@ def _forward(
     else:
         (n, D), M = flat.shape, check["M"]
         sizes = chosen.kernels.affine_buffers(n, D, M, x.itemsize)
-        out, kept = np.empty((*rows, M), x.dtype), (flat, w, x.shape, sizes[1])
+        out, kept = empty((*rows, M), x.dtype), (flat, w, x.shape, sizes[1])
         chosen.kernels.affine_forward(flat, w, b, buffer(sizes[0], x.dtype), out.reshape(n, M))
     ran(function, chosen)
     return out, Cache(function, chosen.name, x.dtype, check.dims, kept)
@@ -150,7 +150,7 @@ def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) 
         out = getattr(chosen.kernels, function)(dout, cache.kept)
     else:
         x, w, shape, size = cache.kept
-        out = tuple(np.empty(s, cache.dtype) for s in (shape, w.shape, w.shape[1:]))
+        out = tuple(empty(s, cache.dtype) for s in (shape, w.shape, w.shape[1:]))
         flat = dout.reshape(len(x), w.shape[1])
         chosen.kernels.affine_backward(flat, x, w, buffer(size, cache.dtype), out[0].reshape(x.shape), *out[1:])
     ran(function, chosen)

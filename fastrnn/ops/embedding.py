@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, follow, ran
-from fastrnn.cache import Cache, buffer
+from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "embedding"
@@ -45,7 +45,7 @@ def word_embedding_forward(x: Any, W: Any) -> tuple[np.ndarray, Cache]:
     if chosen.is_reference:
         out, kept = chosen.kernels.word_embedding_forward(ids, W)
     else:
-        out = np.empty((*ids.shape, check["D"]), W.dtype)
+        out = empty((*ids.shape, check["D"]), W.dtype)
         kept = ids
         chosen.kernels.word_embedding_forward(ids.reshape(-1), W, out.reshape(ids.size, check["D"]))
     ran(function, chosen)
@@ -86,7 +86,7 @@ def word_embedding_backward(dout: Any, cache: Cache) -> np.ndarray:
     if chosen.is_reference:
         dW = chosen.kernels.word_embedding_backward(dout, kept)
     else:
-        dW = np.empty((V, D), cache.dtype)
+        dW = empty((V, D), cache.dtype)
         workspace = buffer(V + 1 + kept.size, np.int64)
         chosen.kernels.word_embedding_backward(kept.reshape(-1), dout.reshape(kept.size, D), workspace, dW)
     ran(function, chosen)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
-from fastrnn.cache import buffer
+from fastrnn.cache import buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "gram"
@@ -43,7 +43,7 @@ def gram_matrix(features: Any, normalize: bool = True, layout: str = "NCHW") -> 
         gram = chosen.kernels.gram_matrix(np.asarray(features, f.dtype), normalize, layout)
     else:
         N, C, P = f.shape
-        gram = np.empty((N, C, C), f.dtype)
+        gram = empty((N, C, C), f.dtype)
         size = chosen.kernels.gram_buffers(N, C, P, f.itemsize)[0]
         chosen.kernels.gram_matrix(f, scale, buffer(size, f.dtype), gram)
     ran(function, chosen)
@@ -92,7 +92,7 @@ def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> 
     count = check["C"] * check["H"] * check["W"]
     if normalize and count == 0:
         raise check.fail(ValueError, "features", "have C*H*W > 0 to be normalized", f"shape {features.shape}")
-    return _by_channel(features, layout), 1.0 / count if normalize else 1.0, np.empty(features.shape, features.dtype)
+    return _by_channel(features, layout), 1.0 / count if normalize else 1.0, empty(features.shape, features.dtype)
 
 
 def _by_channel(maps: np.ndarray, layout: str) -> np.ndarray:

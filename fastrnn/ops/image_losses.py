@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, ran
+from fastrnn.cache import empty
 from fastrnn.checks import Arguments
 from fastrnn.ops.gram import gram_backward, gram_matrix
 
@@ -72,7 +73,7 @@ def content_loss_backward(content_weight: Any, content_current: Any, content_ori
     if chosen.is_reference:
         da = chosen.kernels.content_loss_backward(weight, a, b)
     else:
-        da = np.empty(a.shape, a.dtype)
+        da = empty(a.shape, a.dtype)
         chosen.kernels.scaled_difference(a.reshape(-1), b.reshape(-1), 2.0 * weight, da.reshape(-1))
     ran(function, chosen)
     return da
@@ -207,7 +208,7 @@ def tv_loss_backward(img: Any, tv_weight: Any) -> np.ndarray:
     if chosen.is_reference:
         dimg = chosen.kernels.tv_loss_backward(img, weight)
     else:
-        dimg = np.empty(img.shape, img.dtype)
+        dimg = empty(img.shape, img.dtype)
         shape = (-1, *img.shape[2:]) if img.size else (0, *img.shape[2:])
         chosen.kernels.tv_loss_backward(img.reshape(shape), weight, dimg.reshape(shape))
     ran(function, chosen)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, ran
-from fastrnn.cache import Cache, buffer
+from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "lstm"
@@ -230,8 +230,8 @@ def _run(
     """Allocate, and run the sequence kernel: h, the final states stacked (2, N, H), and what backward needs."""
     N, H = h0.shape
     T, D, dtype = x.shape[1], check["D"], x.dtype
-    h = np.empty((N, T, H), dtype)
-    states = np.empty((2, N, H), dtype)
+    h = empty((N, T, H), dtype)
+    states = empty((2, N, H), dtype)
     sizes = chosen.kernels.lstm_buffers(N, T, D, H, dtype.itemsize)
     reserve = buffer(sizes[0], dtype)
     chosen.kernels.lstm_forward(
@@ -243,8 +243,8 @@ def _run(
 def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, dc_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
     x, h0, c0, Wx, Wh, lengths, reverse, reserve, size = kept
     dtype = cache.dtype
-    dx, dWx, dWh = np.empty(x.shape, dtype), np.empty(Wx.shape, dtype), np.empty(Wh.shape, dtype)
-    dh0, dc0, db = np.empty(h0.shape, dtype), np.empty(h0.shape, dtype), np.empty(Wx.shape[1], dtype)
+    dx, dWx, dWh = empty(x.shape, dtype), empty(Wx.shape, dtype), empty(Wh.shape, dtype)
+    dh0, dc0, db = empty(h0.shape, dtype), empty(h0.shape, dtype), empty(Wx.shape[1:], dtype)
     chosen.kernels.lstm_backward(
         dh, dh_n, dc_n, x, h0, c0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dc0, dWx, dWh, db
     )

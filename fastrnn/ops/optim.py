@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
+from fastrnn.cache import empty
 from fastrnn.checks import Arguments
 
 _ROW = "optim"
@@ -158,7 +159,7 @@ def _update(
         next_w, given = getattr(chosen.kernels, function)(arrays[0], arrays[1], given)
         fresh = [given[key] for key in state]
     else:
-        outs = [np.empty(raw.shape, dtype) for _ in range(1 + len(state))]
+        outs = [empty(raw.shape, dtype) for _ in range(1 + len(state))]
         flat_in = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
         getattr(chosen.kernels, function)(*flat_in, *settings.values(), *(out.reshape(-1) for out in outs))
         next_w, *fresh = outs

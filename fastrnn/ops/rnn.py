@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, ran
-from fastrnn.cache import Cache, buffer
+from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "rnn"
@@ -206,7 +206,7 @@ def _run(
     """Allocate, and run the sequence kernel: h, the final state, and what backward needs."""
     N, H = h0.shape
     T, D, dtype = x.shape[1], check["D"], x.dtype
-    h, h_n = np.empty((N, T, H), dtype), np.empty((N, H), dtype)
+    h, h_n = empty((N, T, H), dtype), empty((N, H), dtype)
     sizes = chosen.kernels.rnn_buffers(N, T, D, H, dtype.itemsize)
     reserve = buffer(sizes[0], dtype)
     chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths, reverse, h, h_n, reserve, buffer(sizes[1], dtype))
@@ -216,8 +216,8 @@ def _run(
 def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
     x, h0, Wx, Wh, lengths, reverse, reserve, size = kept
     dtype = cache.dtype
-    dx, dWx, dWh = np.empty(x.shape, dtype), np.empty(Wx.shape, dtype), np.empty(Wh.shape, dtype)
-    dh0, db = np.empty(h0.shape, dtype), np.empty(Wx.shape[1], dtype)
+    dx, dWx, dWh = empty(x.shape, dtype), empty(Wx.shape, dtype), empty(Wh.shape, dtype)
+    dh0, db = empty(h0.shape, dtype), empty(Wx.shape[1:], dtype)
     chosen.kernels.rnn_backward(
         dh, dh_n, x, h0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
+from fastrnn.cache import empty
 from fastrnn.checks import Arguments
 
 _ROW = "softmax_loss"
@@ -61,7 +62,7 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     if chosen.is_reference:
         loss, dx = chosen.kernels.temporal_softmax_loss(x, y, mask)
     else:
-        dx = np.empty(x.shape, x.dtype)
+        dx = empty(x.shape, x.dtype)
         row_loss = np.empty(N * T, np.float64)
         chosen.kernels.temporal_softmax_loss(
             x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), N, row_loss, dx.reshape(N * T, V)
