@@ -96,36 +96,41 @@ class Arguments:
         """`array` in `dtype`, native byte order and aligned: itself, or a copy where it is not so already."""
         if array.dtype == dtype and array.dtype.isnative and array.flags.aligned:
             # A stride that is no multiple of the item (a field of a packed record) cannot be counted in elements.
-            if all(stride % array.itemsize == 0 for stride in array.strides):
+            if array.flags.c_contiguous or all(stride % array.itemsize == 0 for stride in array.strides):
                 return array
         return np.array(array, dtype=dtype.newbyteorder("="), order="C")
 
     def shape(self, name: str, shape: tuple[int, ...], pattern: str) -> None:
         """Hold `shape` against `pattern`, learning the dimensions that are new."""
         axes = _pattern(pattern)
+        if len(shape) != len(axes):
+            raise self._mismatch(name, shape, axes)
+        for size, (factor, dim) in zip(shape, axes, strict=True):
+            known = self.dims.get(dim)
+            if known is None:
+                if size % factor:
+                    raise self._mismatch(name, shape, axes)
+                self.dims[dim] = size // factor
+                self.sources[dim] = name
+            elif size != factor * known:
+                raise self._mismatch(name, shape, axes)
+
+    def _mismatch(self, name: str, shape: tuple[int, ...], axes: tuple[tuple[int, str], ...]) -> Exception:
+        """The exception for a `shape` that does not fit."""
         text = _tuple_text([(str(factor) if factor > 1 else "") + dim for factor, dim in axes])
         if len(shape) != len(axes):
-            raise self.fail(
-                ValueError, name, f"be {len(axes)}-dimensional, {text}", f"shape {shape} ({len(shape)}-dimensional)"
-            )
-        known = dict(self.dims)
+            actual = f"shape {shape} ({len(shape)}-dimensional)"
+            return self.fail(ValueError, name, f"be {len(axes)}-dimensional, {text}", actual)
         for size, (factor, dim) in zip(shape, axes, strict=True):
-            if dim not in known and size % factor == 0:
-                known[dim] = size // factor
-        for size, (factor, dim) in zip(shape, axes, strict=True):
-            if dim not in known:
-                raise self.fail(
-                    ValueError, name, f"have shape {text}", f"shape {shape}: {size} is no multiple of {factor}"
-                )
-            if size != factor * known[dim]:
-                want = _tuple_text([str(f * known[d]) if d in known else d for f, d in axes])
-                why = ", ".join(dict.fromkeys(f"{d} from {self.sources[d]}" for _, d in axes if d in self.sources))
-                raise self.fail(
-                    ValueError, name, f"have shape {text} = {want}" + (f" ({why})" if why else ""), f"shape {shape}"
-                )
-        for dim in known:
-            self.sources.setdefault(dim, name)
-        self.dims = known
+            if dim not in self.dims and size % factor:
+                wrong = f"shape {shape}: {size} is no multiple of {factor}"
+                return self.fail(ValueError, name, f"have shape {text}", wrong)
+        want = _tuple_text([str(factor * self.dims[dim]) if dim in self.dims else dim for factor, dim in axes])
+        given = [dim for _, dim in axes if self.sources.get(dim, name) != name]
+        why = ", ".join(dict.fromkeys(f"{dim} from {self.sources[dim]}" for dim in given))
+        return self.fail(
+            ValueError, name, f"have shape {text} = {want}" + (f" ({why})" if why else ""), f"shape {shape}"
+        )
 
     @staticmethod
     def _kind(value: Any, array: np.ndarray) -> str:

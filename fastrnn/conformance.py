@@ -195,7 +195,21 @@ SEQUENCES = (
     (2, 40, 3, 10),
 )
 EMPTY_SEQUENCES = ((0, 3, 4, 5), (3, 0, 4, 5), (3, 4, 0, 5), (3, 4, 5, 0))
-STEPS = ((1, 1, 1), (3, 7, 9), (1, 16, 16), (6, 8, 17), (13, 65, 64), (64, 100, 120), (0, 3, 4), (3, 0, 4), (3, 4, 0))
+STEPS = (
+    (1, 1, 1),
+    (3, 7, 9),
+    (1, 16, 16),
+    # Few rows use weights without packing them: one, two and three rows, several groups of units and part of one.
+    (1, 70, 160),
+    (2, 65, 90),
+    (3, 20, 144),
+    (6, 8, 17),
+    (13, 65, 64),
+    (64, 100, 120),
+    (0, 3, 4),
+    (3, 0, 4),
+    (3, 4, 0),
+)
 TWO_THREADS = (40, 4, 72, 100)  # enough work for a second thread; what the oracle takes over it is most of a check
 # Pre-activations at which a sigmoid or tanh saturates, and at which careless formulas overflow or divide 0 by 0.
 EXTREMES = np.array([sign * size for size in (0, 0.5, 9, 18, 50, 88.8, 104, 710, 746, 1000) for sign in (1, -1)])

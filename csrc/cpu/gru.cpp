@@ -86,6 +86,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
     const ForwardScratch<T> scratch(s, workspace);
     const Rows rows(sequence, scratch.indices);
     const Index width = gates * s.lanes;
+    const bool in_place = weights_in_place(s, rows, Wx, Wh);
     const double operations = 2.0 * rows.total() * (s.D + s.H) * gates * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
@@ -95,24 +96,33 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
         for (Index g = mine.begin; g < mine.end; ++g) {
             const Columns c = gate_columns(s.H, gates, s.lanes, g);
             T* panel = scratch.panels + g * scratch.panel;
-            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             interleave_bias(s, g, gates, bh, bias_h + g * width);
+            if (in_place && s.valid(g) == s.lanes) continue;
+            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
         }
         w.barrier();
 
-        T tile[max_tile];
+        T tile[max_tile], several[max_several];
         T* out[max_tile_rows];
         for (Index step = 0, until = 0, from = 0; step < rows.steps(); ++step) {
             const Index alive = rows.alive(step);
             if (step == until) {
                 from = step;
                 until = step + steps_ahead(rows, step);
-                for (Index g = mine.begin; g < mine.end; ++g)
-                    multiply_panel(t, rows.at(until) - rows.at(step), gates, s.D, kept.xh + rows.at(step) * s.ld, s.ld,
-                                   Index(1), scratch.panels + g * scratch.panel, scratch.bias + g * width, Index(0),
-                                   scratch.pre + g * scratch.ahead * width, width, Index(s.lanes));
+                for (Index g = mine.begin; g < mine.end; ++g) {
+                    T* pre = scratch.pre + g * scratch.ahead * width;
+                    if (in_place && s.valid(g) == s.lanes) {
+                        if ((g - mine.begin) % max_vectors == 0)
+                            gates_in_place(s, g, whole_groups(s, g, mine.end), gates, static_cast<int>(alive), s.D,
+                                           kept.xh, Wx, scratch.bias + g * width, Index(0), width, pre, width,
+                                           scratch.ahead * width);
+                    } else
+                        multiply_panel(t, rows.at(until) - rows.at(step), gates, s.D, kept.xh + rows.at(step) * s.ld,
+                                       s.ld, Index(1), scratch.panels + g * scratch.panel, scratch.bias + g * width,
+                                       Index(0), pre, width, Index(s.lanes));
+                }
             }
             const int height = tile_height(alive, t.max_rows[gates]);
             for (Index g = mine.begin; g < mine.end; ++g) {
@@ -121,12 +131,22 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                     const int count = static_cast<int>(std::min<Index>(height, alive - r));
                     const Index row = rows.at(step) + r, unit = g * s.lanes;
                     const T* h_before = kept.xh + row * s.ld + s.D;
-                    t.tile(count, gates, s.H, h_before, s.ld, 1, panel, bias_h + g * width, 0, s.lanes, tile, width,
-                           s.lanes);
+                    const T* a = tile;
+                    Index lda = width;
+                    if (in_place && s.valid(g) == s.lanes) {
+                        const Index j = (g - mine.begin) % max_vectors;
+                        lda = max_vectors * width;
+                        if (j == 0)
+                            gates_in_place(s, g, whole_groups(s, g, mine.end), gates, count, s.H, h_before, Wh,
+                                           bias_h + g * width, Index(0), width, several, lda, width);
+                        a = several + j * width;
+                    } else
+                        t.tile(count, gates, s.H, h_before, s.ld, 1, panel, bias_h + g * width, 0, s.lanes, tile, width,
+                               s.lanes);
                     h_rows(s, rows, step, r, count, unit, h, out);
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
                     T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
-                    const Step<T> part = {count, 1, s.valid(g), tile, width, out, next, s.ld, going_on};
+                    const Step<T> part = {count, 1, s.valid(g), a, lda, out, next, s.ld, going_on};
                     t.gru_forward(part, scratch.pre + (g * scratch.ahead + row - rows.at(from)) * width, width,
                                   h_before + unit, s.ld, kept.saved + row * kept.ld_saved + g * saved_gates * s.lanes,
                                   kept.ld_saved);

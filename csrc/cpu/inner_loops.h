@@ -91,6 +91,74 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
     } while (k < K);
 }
 
+// tile for few rows and a B that is used only once, where packing it would cost more than the product: row k of B is at
+// B + k * b_row, its vector j at + j * b_vec.
+template <class S, int MR, int NV>
+void stream(Index K, const typename S::Scalar* A, Index a_row, const typename S::Scalar* B, Index b_row, Index b_vec,
+            const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C, Index c_row,
+            Index c_vec) {
+    Index k = 0;
+    do {
+        const Index end = K - k < k_slice ? K : k + k_slice;
+        S acc[MR][NV];
+        FASTRNN_UNROLL
+        for (int i = 0; i < MR; ++i) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) acc[i][j] = S::zero();
+        }
+        for (; k < end; ++k) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) {
+                const S b = S::load(B + k * b_row + j * b_vec);
+                FASTRNN_UNROLL
+                for (int i = 0; i < MR; ++i) acc[i][j] = S::all(A[i * a_row + k]) * b + acc[i][j];
+            }
+        }
+        FASTRNN_UNROLL
+        for (int i = 0; i < MR; ++i) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) {
+                acc[i][j] = acc[i][j] + S::load(init + i * init_row + j * init_vec);
+                acc[i][j].store(C + i * c_row + j * c_vec);
+            }
+        }
+        init = C;
+        init_row = c_row;
+        init_vec = c_vec;
+    } while (k < K);
+}
+
+template <class S, int NV>
+void stream_rows(int rows, Index K, const typename S::Scalar* A, Index a_row, const typename S::Scalar* B, Index b_row,
+                 Index b_vec, const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C,
+                 Index c_row, Index c_vec) {
+    switch (rows) {
+        case 1:
+            return stream<S, 1, NV>(K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+        case 2:
+            return stream<S, 2, NV>(K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+        default:
+            return stream<S, max_streamed_rows, NV>(K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row,
+                                                    c_vec);
+    }
+}
+
+template <class S>
+void any_stream(int rows, int vectors, Index K, const typename S::Scalar* A, Index a_row, const typename S::Scalar* B,
+                Index b_row, Index b_vec, const typename S::Scalar* init, Index init_row, Index init_vec,
+                typename S::Scalar* C, Index c_row, Index c_vec) {
+    switch (vectors) {
+        case 1:
+            return stream_rows<S, 1>(rows, K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+        case 2:
+            return stream_rows<S, 2>(rows, K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+        case 3:
+            return stream_rows<S, 3>(rows, K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+        default:
+            return stream_rows<S, 4>(rows, K, A, a_row, B, b_row, b_vec, init, init_row, init_vec, C, c_row, c_vec);
+    }
+}
+
 // Calls tile<rows, NV> for a number of rows known at run time.
 template <class S, int NV, int MR>
 FASTRNN_INLINE void tile_of_rows(int rows, Index K, const typename S::Scalar* A, Index a_row, Index a_col,
@@ -511,6 +579,7 @@ constexpr Table<typename S::Scalar> make_table() {
         S::lanes,
         {0, tile_rows<Registers, 1>(), tile_rows<Registers, 2>(), tile_rows<Registers, 3>(), tile_rows<Registers, 4>()},
         any_tile<S, Registers>,
+        any_stream<S>,
         pack<S>,
         lstm_forward<S>,
         lstm_backward<S>,

@@ -11,6 +11,8 @@ namespace fastrnn::cpu {
 // A tile: up to max_vectors vectors of columns by max_rows[vectors] rows of accumulators, which is what the registers
 // hold.
 constexpr int max_vectors = 4;
+// Rows that are worth multiplying by a right operand that is not packed.
+constexpr int max_streamed_rows = 3;
 
 // Rows of one tile of a recurrent step and where they live. All buffers are interleaved by group: a group is `lanes`
 // hidden units, and a row holds, group after group, one vector for each gate.
@@ -36,6 +38,11 @@ struct Table {
     // packed panel. Vector j of row i of C is at C[i * c_row + j * c_vec]; init likewise, null for zero. C may be init.
     void (*tile)(int rows, int vectors, Index K, const T* A, Index a_row, Index a_col, const T* B, const T* init,
                  Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
+
+    // The same for up to max_streamed_rows rows, with B in place: its row k at B + k * b_row, vector j at + j * b_vec.
+    // A's columns are contiguous. init is not null.
+    void (*stream)(int rows, int vectors, Index K, const T* A, Index a_row, const T* B, Index b_row, Index b_vec,
+                   const T* init, Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
 
     // Packs rows 0..K of B into a panel: vector j holds columns first[j] .. first[j] + valid[j], zeros after them.
     // Element (k, column) is at B[k * k_stride + column * col_stride].

@@ -93,6 +93,7 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
     const ForwardScratch<T> scratch(s, workspace);
     const Rows rows(sequence, scratch.indices);
     const Index width = gates * s.lanes;
+    const bool in_place = weights_in_place(s, rows, Wx, Wh);
     const double operations = 2.0 * rows.total() * (s.D + s.H) * gates * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
@@ -107,13 +108,14 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
         for (Index g = mine.begin; g < mine.end; ++g) {
             const Columns c = gate_columns(s.H, gates, s.lanes, g);
             T* panel = scratch.panels + g * scratch.panel;
+            interleave_bias(s, g, gates, b, scratch.bias + g * width);
+            if (in_place && s.valid(g) == s.lanes) continue;
             pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
             pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
-            interleave_bias(s, g, gates, b, scratch.bias + g * width);
         }
         w.barrier();
 
-        T tile[max_tile];
+        T tile[max_tile], several[max_several];
         T* out[max_tile_rows];
         for (Index step = 0, until = 0, from = 0; step < rows.steps(); ++step) {
             const Index alive = rows.alive(step);
@@ -134,18 +136,32 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
                     const int count = static_cast<int>(std::min<Index>(height, alive - r));
                     const Index row = rows.at(step) + r;
                     const T* xh = kept.xh + row * s.ld;
-                    if (projected)
+                    const Index unit = g * s.lanes;
+                    const T* a = tile;
+                    Index lda = width;
+                    if (in_place && s.valid(g) == s.lanes) {
+                        const Index j = (g - mine.begin) % max_vectors;
+                        const int groups = whole_groups(s, g, mine.end);
+                        lda = max_vectors * width;
+                        if (j == 0) {
+                            gates_in_place(s, g, groups, gates, count, s.D, xh, Wx, scratch.bias + g * width, Index(0),
+                                           width, several, lda, width);
+                            gates_in_place(s, g, groups, gates, count, s.H, xh + s.D, Wh, several, lda, width, several,
+                                           lda, width);
+                        }
+                        a = several + j * width;
+                    } else if (projected) {
                         t.tile(count, gates, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
                                scratch.pre + (g * scratch.ahead + row - rows.at(from)) * width, width, s.lanes, tile,
                                width, s.lanes);
-                    else
+                    } else {
                         t.tile(count, gates, s.D + s.H, xh, s.ld, 1, panel, scratch.bias + g * width, 0, s.lanes, tile,
                                width, s.lanes);
-                    const Index unit = g * s.lanes;
+                    }
                     h_rows(s, rows, step, r, count, unit, h, out);
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
                     T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
-                    const Step<T> part = {count, 1, s.valid(g), tile, width, out, next, s.ld, going_on};
+                    const Step<T> part = {count, 1, s.valid(g), a, lda, out, next, s.ld, going_on};
                     t.lstm_forward(part, kept.before(s, rows, step, r) + unit, kept.c + (s.N + row) * s.units + unit,
                                    s.units, kept.saved + row * kept.ld_gates + g * width, kept.ld_gates);
                 }

@@ -18,6 +18,9 @@
 
 namespace fastrnn::cpu {
 
+// Elements of the gates of four groups whose weights are used in place.
+constexpr int max_several = max_streamed_rows * max_vectors * max_vectors * 16;
+
 // Steps projected ahead have at least this many rows together, so that each weight that is loaded is used often.
 constexpr Index projected_rows = 48;
 
@@ -143,6 +146,31 @@ void final_gradients(const Rows& rows, Index first, int count, Index unit, Index
             copy_row(row, dh_n.data + rows.sequence(first + i) * dh_n.row + unit * dh_n.col, std::min(width, H - unit),
                      dh_n.col);
     }
+}
+
+// Whether weights are used in place: a single step of few rows uses each weight once, and packing would cost more.
+template <class T>
+bool weights_in_place(const Shape<T>& s, const Rows& rows, const Matrix<T>& Wx, const Matrix<T>& Wh) {
+    return rows.steps() == 1 && s.N <= max_streamed_rows && Wx.col == 1 && Wh.col == 1;
+}
+
+// Groups from g on, at most four, whose weights can be used in place: those before `end` with all their units.
+template <class T>
+int whole_groups(const Shape<T>& s, Index g, Index end) {
+    const Index whole = std::min(end, s.H / s.lanes);
+    return static_cast<int>(std::clamp<Index>(whole - g, 0, max_vectors));
+}
+
+// The gates of some groups from g on: C = init + A W with W in place, gate after gate, so that what is read of a row of
+// W is one stretch. Groups of init and of C are at the distances given; a group holds its gates one after another.
+template <class T>
+void gates_in_place(const Shape<T>& s, Index g, int groups, int gates, int rows, Index K, const T* A,
+                    const Matrix<T>& W, const T* init, Index init_row, Index init_group, T* C, Index c_row,
+                    Index c_group) {
+    const Table<T>& t = table<T>();
+    for (int gate = 0; gate < gates; ++gate)
+        t.stream(rows, groups, K, A, s.ld, W.data + gate * s.H + g * s.lanes, W.row, s.lanes, init + gate * s.lanes,
+                 init_row, init_group, C + gate * s.lanes, c_row, c_group);
 }
 
 // Steps to project together so that they have projected_rows rows.

@@ -79,6 +79,7 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
     const ForwardScratch<T> scratch(s, workspace);
     const Rows rows(sequence, scratch.indices);
     const Index depth = s.D + s.H;
+    const bool in_place = weights_in_place(s, rows, Wx, Wh);
     const double operations = 2.0 * rows.total() * depth * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
@@ -86,6 +87,7 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
         gather_inputs(w, s, rows, x, h0, kept.xh, h);
         for (Index g = mine.begin; g < mine.end; g += max_vectors) {
             const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
+            if (in_place && s.valid(g + c.vectors - 1) == s.lanes) continue;
             T* panel = scratch.panels + g * s.lanes * depth;
             pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
             pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * c.vectors * s.lanes);
@@ -116,7 +118,12 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                     const int count = static_cast<int>(std::min<Index>(height, alive - r));
                     const Index row = rows.at(step) + r;
                     const T* xh = kept.xh + row * s.ld;
-                    if (projected)
+                    if (in_place && s.valid(g + vectors - 1) == s.lanes) {
+                        t.stream(count, vectors, s.D, xh, s.ld, Wx.data + unit, Wx.row, s.lanes, scratch.bias + unit, 0,
+                                 s.lanes, tile, width, s.lanes);
+                        t.stream(count, vectors, s.H, xh + s.D, s.ld, Wh.data + unit, Wh.row, s.lanes, tile, width,
+                                 s.lanes, tile, width, s.lanes);
+                    } else if (projected)
                         t.tile(count, vectors, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
                                pre + (row - rows.at(from)) * width, width, s.lanes, tile, width, s.lanes);
                     else
