@@ -1,9 +1,9 @@
 // Affine layers: out = x w + b, and its gradients.
 //
-// One BLAS call would do, and was what this cell fell through to at first. But NumPy's BLAS brings a second thread pool,
-// whose workers keep spinning for milliseconds after a product, on the cores that the next kernel needs: one training
-// step of the captioner (N=100, W=64, H=256) took 19 to 21 ms with it and 10 to 15 ms with NumPy's pool held to one
-// thread (both beside other work on the machine). Here the products run on the same team as everything else.
+// One BLAS call would do, and was what this cell fell through to at first. But NumPy's BLAS brings a second thread
+// pool, whose workers keep spinning for milliseconds after a product, on the cores that the next kernel needs: one
+// training step of the captioner (N=100, W=64, H=256) took 19 to 21 ms with it and 10 to 15 ms with NumPy's pool held
+// to one thread (both beside other work on the machine). Here the products run on the same team as everything else.
 //
 // The right operand is packed once, by all threads; then pieces of the result, one panel by row_piece rows, are shared
 // out.
