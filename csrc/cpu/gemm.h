@@ -19,6 +19,9 @@ namespace fastrnn::cpu {
 // k is cut into blocks of this many: 256 rows of a panel of 64 floats are 64 KiB, which stays in the L2 beside the rows
 // of the left operand, and the result is read and written again once per block.
 constexpr Index k_block = 256;
+// The same for products over all rows of all steps, whose results do not fit the caches: longer blocks, because each
+// reads and writes the result once more.
+constexpr Index long_block = 1024;
 // Rows of results gathered before they are handed on, where they do not go to memory in place.
 constexpr Index row_chunk = 192;
 // The most elements that one tile has: rows x vectors x lanes, over all instruction sets.
@@ -137,55 +140,28 @@ void multiply_panel(const Table<T>& t, Index M, int vectors, Index K, const T* A
     } while (k < K);
 }
 
-// A left operand and where its rows of the result go: for results that share a right operand.
+// [k][rows] out of A (K, ·) whose rows are ld apart: the left operand of one tile, so that the product reads it in
+// order. Read in place, each k is another page.
+template <class T, int Rows>
+void transpose_tile(Index K, const T* A, Index ld, T* out) {
+    for (Index k = 0; k < K; ++k, A += ld, out += Rows)
+        for (int i = 0; i < Rows; ++i) out[i] = A[i];
+}
 template <class T>
-struct Segment {
-    Index M;
-    const T* A;
-    T* C;
-    Index c_row;
-};
-
-// C = A^T B for several A (K, M) of one row length, and one B (K, columns) whose panel is packed block by block.
-// `block` holds k_block * vectors * lanes elements. Where a vector is not full, the product goes through `spill`
-// (M * vectors * lanes of the largest segment, or null if all are full).
-template <class T>
-void multiply_transposed(const Table<T>& t, const Columns& c, Index K, const Segment<T>* segments, int count,
-                         Index a_row, const T* B, Index b_row, Index b_first, T* block, T* spill) {
-    bool full = true;
-    for (int j = 0; j < c.vectors; ++j) full = full && c.valid[j] == t.lanes;
-    const Index width = static_cast<Index>(c.vectors) * t.lanes;
-    // In B the vectors of the panel follow each other, whole; in the result they stand at equal distances.
-    const Index interleaved[max_vectors] = {0, t.lanes, 2 * t.lanes, 3 * t.lanes};
-    const int whole[max_vectors] = {t.lanes, t.lanes, t.lanes, t.lanes};
-    const Index distance = c.vectors > 1 ? c.first[1] - c.first[0] : 0;
-    Index k = 0;
-    do {
-        const Index depth = std::min(k_block, K - k);
-        t.pack(c.vectors, interleaved, whole, depth, B + k * b_row + b_first, b_row, Index(1), block);
-        T* spilled = spill;
-        for (int s = 0; s < count; ++s) {
-            const Segment<T>& g = segments[s];
-            if (g.M == 0) continue;
-            T* C = full ? g.C + c.first[0] : spilled;
-            const Index c_row = full ? g.c_row : width, c_vec = full ? distance : t.lanes;
-            spilled += g.M * width;
-            const int height = tile_height(g.M, t.max_rows[c.vectors]);
-            for (Index i = 0; i < g.M; i += height) {
-                const int rows = static_cast<int>(std::min<Index>(height, g.M - i));
-                T* tile = C + i * c_row;
-                t.tile(rows, c.vectors, depth, g.A + k * a_row + i, 1, a_row, block, k ? tile : nullptr, c_row, c_vec,
-                       tile, c_row, c_vec);
-            }
-        }
-        k += depth;
-    } while (k < K);
-    if (!full) {
-        const T* from = spill;
-        for (int s = 0; s < count; ++s)
-            for (Index i = 0; i < segments[s].M; ++i, from += width)
-                for (int j = 0; j < c.vectors; ++j)
-                    std::copy_n(from + j * t.lanes, c.valid[j], segments[s].C + i * segments[s].c_row + c.first[j]);
+void transpose_tile(int rows, Index K, const T* A, Index ld, T* out) {
+    switch (rows) {
+        case 3:
+            return transpose_tile<T, 3>(K, A, ld, out);
+        case 4:
+            return transpose_tile<T, 4>(K, A, ld, out);
+        case 6:
+            return transpose_tile<T, 6>(K, A, ld, out);
+        case 8:
+            return transpose_tile<T, 8>(K, A, ld, out);
+        case 12:
+            return transpose_tile<T, 12>(K, A, ld, out);
+        default:
+            for (Index k = 0; k < K; ++k, out += rows) std::copy_n(A + k * ld, rows, out);
     }
 }
 

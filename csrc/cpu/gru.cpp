@@ -51,7 +51,7 @@ template <class T>
 struct BackwardScratch {
     Index* indices;
     Index ld_da;
-    T *panels, *dax, *dah, *dh, *db, *spill, *dx_panel;  // db: of b, of bh, and both of one step
+    T *panels, *dax, *dah, *dh, *left, *spill, *dx_panel;
     Index used;
 
     BackwardScratch(const Shape<T>& s, T* memory) {
@@ -62,8 +62,8 @@ struct BackwardScratch {
         dax = carve.take(s.most_rows() * ld_da);
         dah = carve.take(s.most_rows() * ld_da);
         dh = carve.take(s.N * s.units);
-        db = carve.take(4 * gates * s.units);
-        spill = carve.take(s.H % s.lanes ? (s.D + s.H) * gates * s.lanes : 0);
+        left = carve.take(gradient_left(s));
+        spill = carve.take(gradient_spill(s, gates));
         dx_panel = carve.take(ceil_div(s.D, s.lanes) * s.lanes * gates * s.units);
         used = carve.used();
     }
@@ -111,24 +111,27 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
             if (step == until) {
                 from = step;
                 until = step + steps_ahead(rows, step);
-                for (Index g = mine.begin; g < mine.end; ++g) {
-                    T* pre = scratch.pre + g * scratch.ahead * width;
+                const Index ahead = rows.at(until) - rows.at(step);
+                for_share(w, s.groups, s.groups, ahead, t.max_rows, gates, [&](Index g, int, Index r, Index end) {
+                    T* pre = scratch.pre + (g * scratch.ahead + r) * width;
                     if (in_place && s.valid(g) == s.lanes) {
                         if ((g - mine.begin) % max_vectors == 0)
                             gates_in_place(s, g, whole_groups(s, g, mine.end), gates, static_cast<int>(alive), s.D,
                                            kept.xh, Wx, scratch.bias + g * width, Index(0), width, pre, width,
                                            scratch.ahead * width);
                     } else
-                        multiply_panel(t, rows.at(until) - rows.at(step), gates, s.D, kept.xh + rows.at(step) * s.ld,
-                                       s.ld, Index(1), scratch.panels + g * scratch.panel, scratch.bias + g * width,
-                                       Index(0), pre, width, Index(s.lanes));
-                }
+                        multiply_panel(t, end - r, gates, s.D, kept.xh + (rows.at(step) + r) * s.ld, s.ld, Index(1),
+                                       scratch.panels + g * scratch.panel, scratch.bias + g * width, Index(0), pre,
+                                       width, Index(s.lanes));
+                });
+                // Where two workers share a group, they do not cut it as the steps do.
+                if (s.groups % w.count) w.barrier();
             }
-            const int height = tile_height(alive, t.max_rows[gates]);
-            for (Index g = mine.begin; g < mine.end; ++g) {
+            for_share(w, s.groups, s.groups, alive, t.max_rows, gates, [&](Index g, int, Index begin, Index end) {
                 const T* panel = scratch.panels + g * scratch.panel + s.D * width;
-                for (Index r = 0; r < alive; r += height) {
-                    const int count = static_cast<int>(std::min<Index>(height, alive - r));
+                const int height = tile_height(end - begin, t.max_rows[gates]);
+                for (Index r = begin; r < end; r += height) {
+                    const int count = static_cast<int>(std::min<Index>(height, end - r));
                     const Index row = rows.at(step) + r, unit = g * s.lanes;
                     const T* h_before = kept.xh + row * s.ld + s.D;
                     const T* a = tile;
@@ -151,7 +154,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                                   h_before + unit, s.ld, kept.saved + row * kept.ld_saved + g * saved_gates * s.lanes,
                                   kept.ld_saved);
                 }
-            }
+            });
             w.barrier();
         }
         final_states(w, s, rows, h0, h, h_n);
@@ -170,77 +173,66 @@ void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
     const double operations = 4.0 * rows.total() * (s.D + s.H) * gates * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
-        const Range mine = share(s.groups, w);
-        const Index begin = mine.begin * width, count_db = (mine.end - mine.begin) * width;
-        T *db_x = scratch.db, *db_h = db_x + K, *step_x = db_h + K, *step_h = step_x + K;
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
-            pack_panel_by_gate(s.lanes, c, s.H, gates, Wh.data, Wh.col, Wh.row, scratch.panels + g * s.lanes * K);
-            for (Index r = 0; r < s.N; ++r) {
-                T* kept_dh = scratch.dh + r * s.units + g * s.lanes;
-                final_gradients(rows, r, 1, g * s.lanes, Index(c.vectors) * s.lanes, s.H, dh_n, kept_dh);
-            }
+        const Index panels = unit_panels(s.groups, w);
+        const Range packed = share(panels, w), sequences = share(s.N, w);
+        const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
+        for (Index p = packed.begin; p < packed.end; ++p) {
+            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+                               panel_at(g));
         }
-        for (T* sum : {db_x, db_h}) std::fill(sum + begin, sum + begin + count_db, T(0));
+        for (Index r = sequences.begin; r < sequences.end; ++r)
+            final_gradients(rows, r, 1, Index(0), s.units, s.H, dh_n, scratch.dh + r * s.units);
+        w.barrier();
 
         T tile[max_tile], outside[max_tile];
         const T* out[max_tile_rows];
         for (Index step = rows.steps() - 1; step >= 0; --step) {
-            const Index alive = rows.alive(step), going_on = rows.alive(step + 1);
-            for (T* sum : {step_x, step_h}) std::fill(sum + begin, sum + begin + count_db, T(0));
-            for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-                const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-                const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes;
+            const Index going_on = rows.alive(step + 1);
+            for_share(w, s.groups, panels, rows.alive(step), t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+                const Index unit = g * s.lanes, columns = Index(n) * s.lanes;
                 // First the rows that have a next step, then those whose last step this is.
-                for (Index r = 0; r < alive;) {
+                while (r < end) {
                     const bool ends = r >= going_on;
-                    const int count = tile_height((ends ? alive : going_on) - r, t.max_rows[vectors]);
+                    const int count = tile_height((ends ? end : std::min(end, going_on)) - r, t.max_rows[n]);
                     const Index row = rows.at(step) + r;
                     if (!ends)
-                        t.tile(count, vectors, K, scratch.dah + (rows.at(step + 1) + r) * ld, ld, 1,
-                               scratch.panels + g * s.lanes * K, nullptr, 0, 0, tile, columns, s.lanes);
+                        t.tile(count, n, K, scratch.dah + (rows.at(step + 1) + r) * ld, ld, 1, panel_at(g), nullptr, 0,
+                               0, tile, columns, s.lanes);
                     dh_rows(rows, step, r, count, unit, columns, s.H, dh, outside, out);
                     const T* through = ends ? nullptr : tile;
-                    const Step<T> part = {count, vectors, s.valid(g + vectors - 1), through, columns, nullptr, nullptr,
-                                          0,     0};
+                    const Step<T> part = {count, n, s.valid(g + n - 1), through, columns, nullptr, nullptr, 0, 0};
                     t.gru_backward(part, out, kept.xh + row * s.ld + s.D + unit, s.ld,
                                    kept.saved + row * kept.ld_saved + g * saved_gates * s.lanes, kept.ld_saved,
                                    scratch.dh + r * s.units + unit, s.units, scratch.dax + row * ld + g * width,
-                                   scratch.dah + row * ld + g * width, ld, step_x + g * width, step_h + g * width);
+                                   scratch.dah + row * ld + g * width, ld);
                     r += count;
                 }
-            }
-            // Summed step by step, so that rounding grows with N + T and not with N T.
-            t.add(count_db, step_x + begin, db_x + begin);
-            t.add(count_db, step_h + begin, db_h + begin);
+            });
             w.barrier();
         }
 
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-            const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes, units = std::min(columns, s.H - unit);
-            const Index started = rows.alive(0);
-            for (Index r = 0; r < s.N;) {
+        const Index started = rows.alive(0);
+        for_share(w, s.groups, panels, s.N, t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+            const Index unit = g * s.lanes, columns = Index(n) * s.lanes, units = std::min(columns, s.H - unit);
+            while (r < end) {
                 const bool never = r >= started;
-                const int count = tile_height((never ? s.N : started) - r, t.max_rows[vectors]);
+                const int count = tile_height((never ? end : std::min(end, started)) - r, t.max_rows[n]);
                 if (!never)
-                    t.tile(count, vectors, K, scratch.dah + r * ld, ld, 1, scratch.panels + g * s.lanes * K,
-                           scratch.dh + r * s.units + unit, s.units, s.lanes, tile, columns, s.lanes);
+                    t.tile(count, n, K, scratch.dah + r * ld, ld, 1, panel_at(g), scratch.dh + r * s.units + unit,
+                           s.units, s.lanes, tile, columns, s.lanes);
                 for (int i = 0; i < count; ++i)
                     std::copy_n(never ? scratch.dh + (r + i) * s.units + unit : tile + i * columns, units,
                                 dh0 + rows.sequence(r + i) * s.H + unit);
                 r += count;
             }
-        }
-        for (Index g = mine.begin; g < mine.end; ++g) {
-            separate_bias(s, g, gates, db_x + g * width, db);
-            separate_bias(s, g, gates, db_h + g * width, dbh);
-        }
+        });
 
-        T block[k_block * max_vectors * 16];
         T* none = nullptr;
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.dax, ld, gates, block, scratch.spill, dWx, none);
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.dah, ld, gates, block, scratch.spill, none, dWh);
+        weight_gradients(w, s, rows.total(), kept.xh, scratch.dax, ld, gates, scratch.left, scratch.spill, dWx, none,
+                         db);
+        weight_gradients(w, s, rows.total(), kept.xh, scratch.dah, ld, gates, scratch.left, scratch.spill, none, dWh,
+                         dbh);
         T chunk[row_chunk * max_vectors * 16];
         input_gradient(w, s, rows, scratch.dax, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);

@@ -53,6 +53,13 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
     const T* row[MR];
     FASTRNN_UNROLL
     for (int i = 0; i < MR; ++i) row[i] = A + i * a_row;
+    FASTRNN_UNROLL
+    for (int i = 0; i < MR; ++i) {
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) prefetch(C + i * c_row + j * c_vec);
+    }
+    // Between slices the sums wait here: rows of C are often a power of two apart, and would evict each other.
+    alignas(64) T waiting[MR * NV * S::lanes];
     Index k = 0;
     do {
         const Index end = K - k < k_slice ? K : k + k_slice;
@@ -77,17 +84,24 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
             }
             B += NV * S::lanes;
         }
+        T* to = C;
+        Index to_row = c_row, to_vec = c_vec;
+        if (k < K) {
+            to = waiting;
+            to_row = NV * S::lanes;
+            to_vec = S::lanes;
+        }
         FASTRNN_UNROLL
         for (int i = 0; i < MR; ++i) {
             FASTRNN_UNROLL
             for (int j = 0; j < NV; ++j) {
                 if (init) acc[i][j] = acc[i][j] + S::load(init + i * init_row + j * init_vec);
-                acc[i][j].store(C + i * c_row + j * c_vec);
+                acc[i][j].store(to + i * to_row + j * to_vec);
             }
         }
-        init = C;
-        init_row = c_row;
-        init_vec = c_vec;
+        init = waiting;
+        init_row = NV * S::lanes;
+        init_vec = S::lanes;
     } while (k < K);
 }
 
@@ -249,13 +263,11 @@ void lstm_forward(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, 
 
 template <class S, class T = typename S::Scalar>
 void lstm_backward(const Step<T>& s, const T* const* dh_rows, const T* c_prev, const T* c, Index ldc, const T* gates,
-                   Index ld_gates, T* dc, Index ld_dc, T* da, T* db) {
+                   Index ld_gates, T* dc, Index ld_dc, T* da) {
     constexpr int W = S::lanes;
     const S one = S::all(1);
-    for (int j = 0; j < s.vectors; ++j) {
-        S bi = S::load(db + 4 * j * W), bf = S::load(db + (4 * j + 1) * W);
-        S bo = S::load(db + (4 * j + 2) * W), bg = S::load(db + (4 * j + 3) * W);
-        for (int r = 0; r < s.rows; ++r) {
+    for (int r = 0; r < s.rows; ++r) {
+        for (int j = 0; j < s.vectors; ++j) {
             const T* g = gates + r * ld_gates + 4 * j * W;
             const Lstm<S> x = {S::load(g), S::load(g + W), S::load(g + 2 * W), S::load(g + 3 * W),
                                S::load(c + r * ldc + j * W)};
@@ -269,15 +281,7 @@ void lstm_backward(const Step<T>& s, const T* const* dh_rows, const T* c_prev, c
             d.o.store(out + 2 * W);
             d.g.store(out + 3 * W);
             d.c.store(dc_row);
-            bi = bi + d.i;
-            bf = bf + d.f;
-            bo = bo + d.o;
-            bg = bg + d.g;
         }
-        bi.store(db + 4 * j * W);
-        bf.store(db + (4 * j + 1) * W);
-        bo.store(db + (4 * j + 2) * W);
-        bg.store(db + (4 * j + 3) * W);
     }
 }
 
@@ -304,13 +308,11 @@ void gru_forward(const Step<T>& s, const T* pre, Index ld_pre, const T* h_prev, 
 
 template <class S, class T = typename S::Scalar>
 void gru_backward(const Step<T>& s, const T* const* dh_rows, const T* h_prev, Index ld_prev, const T* saved,
-                  Index ld_saved, T* dh_kept, Index ld_dh, T* dax, T* dah, Index ld_da, T* dbx, T* dbh) {
+                  Index ld_saved, T* dh_kept, Index ld_dh, T* dax, T* dah, Index ld_da) {
     constexpr int W = S::lanes;
     const S one = S::all(1);
-    for (int j = 0; j < s.vectors; ++j) {
-        S br = S::load(dbx + 3 * j * W), bz = S::load(dbx + (3 * j + 1) * W), bn = S::load(dbx + (3 * j + 2) * W);
-        S bhn = S::load(dbh + (3 * j + 2) * W);
-        for (int r = 0; r < s.rows; ++r) {
+    for (int r = 0; r < s.rows; ++r) {
+        for (int j = 0; j < s.vectors; ++j) {
             const T* g = saved + r * ld_saved + 4 * j * W;
             const Gru<S> x = {S::load(g), S::load(g + W), S::load(g + 2 * W), S::load(g + 3 * W)};
             T* kept = dh_kept + r * ld_dh + j * W;
@@ -328,17 +330,7 @@ void gru_backward(const Step<T>& s, const T* const* dh_rows, const T* h_prev, In
             d.z.store(oh + W);
             d.hn.store(oh + 2 * W);
             dh_prev.store(kept);
-            br = br + d.r;
-            bz = bz + d.z;
-            bn = bn + d.n;
-            bhn = bhn + d.hn;
         }
-        br.store(dbx + 3 * j * W);
-        bz.store(dbx + (3 * j + 1) * W);
-        bn.store(dbx + (3 * j + 2) * W);
-        br.store(dbh + 3 * j * W);
-        bz.store(dbh + (3 * j + 1) * W);
-        bhn.store(dbh + (3 * j + 2) * W);
     }
 }
 
@@ -356,19 +348,49 @@ void rnn_forward(const Step<T>& s, T* y, Index ldy) {
 }
 
 template <class S, class T = typename S::Scalar>
-void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da, T* db) {
+void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da) {
     constexpr int W = S::lanes;
     const S one = S::all(1);
-    for (int j = 0; j < s.vectors; ++j) {
-        S sum = S::load(db + j * W);
-        for (int r = 0; r < s.rows; ++r) {
+    for (int r = 0; r < s.rows; ++r) {
+        for (int j = 0; j < s.vectors; ++j) {
             S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j));
             if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
-            const S d = rnn_cell_backward(S::load(y + r * ldy + j * W), dh, one);
-            d.store(da + r * ld_da + j * W);
-            sum = sum + d;
+            rnn_cell_backward(S::load(y + r * ldy + j * W), dh, one).store(da + r * ld_da + j * W);
         }
-        sum.store(db + j * W);
+    }
+}
+
+template <class S, int NV, class T = typename S::Scalar>
+FASTRNN_INLINE void sum_panel_of(Index K, const T* panel, T* sum) {
+    constexpr int W = S::lanes;
+    S total[NV];
+    FASTRNN_UNROLL
+    for (int j = 0; j < NV; ++j) total[j] = S::load(sum + j * W);
+    for (Index k = 0; k < K;) {
+        S slice[NV];
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) slice[j] = S::zero();
+        for (const Index end = K - k < k_slice ? K : k + k_slice; k < end; ++k) {
+            FASTRNN_UNROLL
+            for (int j = 0; j < NV; ++j) slice[j] = slice[j] + S::load(panel + (k * NV + j) * W);
+        }
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) total[j] = total[j] + slice[j];
+    }
+    FASTRNN_UNROLL
+    for (int j = 0; j < NV; ++j) total[j].store(sum + j * W);
+}
+template <class S, class T = typename S::Scalar>
+void sum_panel(int vectors, Index K, const T* panel, T* sum) {
+    switch (vectors) {
+        case 1:
+            return sum_panel_of<S, 1>(K, panel, sum);
+        case 2:
+            return sum_panel_of<S, 2>(K, panel, sum);
+        case 3:
+            return sum_panel_of<S, 3>(K, panel, sum);
+        default:
+            return sum_panel_of<S, 4>(K, panel, sum);
     }
 }
 
@@ -587,6 +609,7 @@ constexpr Table<typename S::Scalar> make_table() {
         gru_backward<S>,
         rnn_forward<S>,
         rnn_backward<S>,
+        sum_panel<S>,
         add<S>,
         softmax_row<S>,
         squared_distance<S>,

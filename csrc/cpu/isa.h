@@ -11,6 +11,8 @@ namespace fastrnn::cpu {
 // A tile: up to max_vectors vectors of columns by max_rows[vectors] rows of accumulators, which is what the registers
 // hold.
 constexpr int max_vectors = 4;
+template <class T>
+constexpr int max_lanes = 64 / sizeof(T);
 // Rows that are worth multiplying by a right operand that is not packed.
 constexpr int max_streamed_rows = 3;
 
@@ -53,18 +55,20 @@ struct Table {
     void (*lstm_forward)(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates);
     // a: dh from the next step, or null. dh_rows: dh from outside. dc (rows, lanes·vectors) in and out. da like gates.
     void (*lstm_backward)(const Step<T>& s, const T* const* dh_rows, const T* c_prev, const T* c, Index ldc,
-                          const T* gates, Index ld_gates, T* dc, Index ld_dc, T* da, T* db);
+                          const T* gates, Index ld_gates, T* dc, Index ld_dc, T* da);
     // pre (rows, 3 lanes): input parts of r, z, n; a: recurrent parts. saved (rows, 4 lanes): r, z, n, hn.
     void (*gru_forward)(const Step<T>& s, const T* pre, Index ld_pre, const T* h_prev, Index ld_prev, T* saved,
                         Index ld_saved);
     // dh (rows, lanes·vectors): the part of the next step's that does not pass through Wh; in and out.
     // dax (rows, 3 lanes): r, z, n; dah: r, z, hn.
     void (*gru_backward)(const Step<T>& s, const T* const* dh_rows, const T* h_prev, Index ld_prev, const T* saved,
-                         Index ld_saved, T* dh, Index ld_dh, T* dax, T* dah, Index ld_da, T* dbx, T* dbh);
+                         Index ld_saved, T* dh, Index ld_dh, T* dax, T* dah, Index ld_da);
     // y (rows, lanes·vectors): h kept for backward.
     void (*rnn_forward)(const Step<T>& s, T* y, Index ldy);
-    void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da, T* db);
+    void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da);
 
+    // sum (vectors * lanes) += the rows of a packed panel (K, vectors * lanes), in slices whose sums are then added up.
+    void (*sum_panel)(int vectors, Index K, const T* panel, T* sum);
     void (*add)(Index n, const T* x, T* sum);
     // One row of scores: softmax loss of word y, and the gradient times scale.
     double (*softmax_row)(Index V, const T* x, Index stride, Index y, T scale, T* dx);

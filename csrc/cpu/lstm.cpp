@@ -58,7 +58,7 @@ struct ForwardScratch {
 template <class T>
 struct BackwardScratch {
     Index* indices;
-    T *panels, *da, *dc, *db, *spill, *dx_panel;
+    T *panels, *da, *dc, *left, *spill, *dx_panel;
     Index used;
 
     BackwardScratch(const Shape<T>& s, Index ld_gates, T* memory) {
@@ -67,9 +67,8 @@ struct BackwardScratch {
         panels = carve.take(s.groups * s.lanes * gates * s.units);
         da = carve.take(s.most_rows() * ld_gates);
         dc = carve.take(s.N * s.units);
-        db = carve.take(2 * gates * s.units);
-        // Only the last group can be short of units.
-        spill = carve.take(s.H % s.lanes ? (s.D + s.H) * gates * s.lanes : 0);
+        left = carve.take(gradient_left(s));
+        spill = carve.take(gradient_spill(s, gates));
         dx_panel = carve.take(ceil_div(s.D, s.lanes) * s.lanes * gates * s.units);
         used = carve.used();
     }
@@ -122,21 +121,26 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
             if (step == until) {
                 from = step;
                 until = step + steps_ahead(rows, step);
-                if (until > step + 1)
-                    for (Index g = mine.begin; g < mine.end; ++g)
-                        multiply_panel(t, rows.at(until) - rows.at(step), gates, s.D, kept.xh + rows.at(step) * s.ld,
-                                       s.ld, Index(1), scratch.panels + g * scratch.panel, scratch.bias + g * width,
-                                       Index(0), scratch.pre + g * scratch.ahead * width, width, Index(s.lanes));
+                const Index ahead = rows.at(until) - rows.at(step);
+                if (until > step + 1) {
+                    for_share(w, s.groups, s.groups, ahead, t.max_rows, gates, [&](Index g, int, Index r, Index end) {
+                        multiply_panel(t, end - r, gates, s.D, kept.xh + (rows.at(step) + r) * s.ld, s.ld, Index(1),
+                                       scratch.panels + g * scratch.panel, scratch.bias + g * width, Index(0),
+                                       scratch.pre + (g * scratch.ahead + r) * width, width, Index(s.lanes));
+                    });
+                    // Where two workers share a group, they do not cut it as the steps do.
+                    if (s.groups % w.count) w.barrier();
+                }
             }
             const bool projected = until > from + 1;
-            const int height = tile_height(alive, t.max_rows[gates]);
-            for (Index g = mine.begin; g < mine.end; ++g) {
+            for_share(w, s.groups, s.groups, alive, t.max_rows, gates, [&](Index g, int, Index begin, Index end) {
                 const T* panel = scratch.panels + g * scratch.panel;
-                for (Index r = 0; r < alive; r += height) {
-                    const int count = static_cast<int>(std::min<Index>(height, alive - r));
+                const Index unit = g * s.lanes;
+                const int height = tile_height(end - begin, t.max_rows[gates]);
+                for (Index r = begin; r < end; r += height) {
+                    const int count = static_cast<int>(std::min<Index>(height, end - r));
                     const Index row = rows.at(step) + r;
                     const T* xh = kept.xh + row * s.ld;
-                    const Index unit = g * s.lanes;
                     const T* a = tile;
                     Index lda = width;
                     if (in_place && s.valid(g) == s.lanes) {
@@ -165,7 +169,7 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
                     t.lstm_forward(part, kept.before(s, rows, step, r) + unit, kept.c + (s.N + row) * s.units + unit,
                                    s.units, kept.saved + row * kept.ld_gates + g * width, kept.ld_gates);
                 }
-            }
+            });
             w.barrier();
         }
 
@@ -187,77 +191,65 @@ void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n
     const double operations = 4.0 * rows.total() * (s.D + s.H) * gates * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
-        const Range mine = share(s.groups, w);
-        T* step_db = scratch.db + gates * s.units;
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
-            pack_panel_by_gate(s.lanes, c, s.H, gates, Wh.data, Wh.col, Wh.row, scratch.panels + g * s.lanes * K);
-            for (Index r = 0; r < s.N; ++r) {
-                T* dc = scratch.dc + r * s.units + g * s.lanes;
-                final_gradients(rows, r, 1, g * s.lanes, Index(c.vectors) * s.lanes, s.H, dc_n, dc);
-            }
+        const Index panels = unit_panels(s.groups, w);
+        const Range packed = share(panels, w), sequences = share(s.N, w);
+        const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
+        for (Index p = packed.begin; p < packed.end; ++p) {
+            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+                               panel_at(g));
         }
-        std::fill(scratch.db + mine.begin * width, scratch.db + mine.end * width, T(0));
+        for (Index r = sequences.begin; r < sequences.end; ++r)
+            final_gradients(rows, r, 1, Index(0), s.units, s.H, dc_n, scratch.dc + r * s.units);
+        w.barrier();
 
         T tile[max_tile], outside[max_tile];
         const T* out[max_tile_rows];
         for (Index step = rows.steps() - 1; step >= 0; --step) {
-            const Index alive = rows.alive(step), going_on = rows.alive(step + 1);
-            std::fill(step_db + mine.begin * width, step_db + mine.end * width, T(0));
-            for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-                const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-                const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes;
+            const Index going_on = rows.alive(step + 1);
+            for_share(w, s.groups, panels, rows.alive(step), t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+                const Index unit = g * s.lanes, columns = Index(n) * s.lanes;
                 // First the rows that have a next step, then those whose last step this is.
-                const int most = t.max_rows[vectors];
-                for (Index r = 0; r < alive;) {
+                while (r < end) {
                     const bool ends = r >= going_on;
-                    const Index end = ends ? alive : going_on;
-                    const int count = tile_height(end - r, most);
+                    const int count = tile_height((ends ? end : std::min(end, going_on)) - r, t.max_rows[n]);
                     const Index row = rows.at(step) + r;
                     if (ends)
                         final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
                     else
-                        t.tile(count, vectors, K, scratch.da + (rows.at(step + 1) + r) * ld, ld, 1,
-                               scratch.panels + g * s.lanes * K, nullptr, 0, 0, tile, columns, s.lanes);
+                        t.tile(count, n, K, scratch.da + (rows.at(step + 1) + r) * ld, ld, 1, panel_at(g), nullptr, 0,
+                               0, tile, columns, s.lanes);
                     dh_rows(rows, step, r, count, unit, columns, s.H, dh, outside, out);
-                    const Step<T> part = {count, vectors, s.valid(g + vectors - 1), tile, columns, nullptr, nullptr,
-                                          0,     0};
+                    const Step<T> part = {count, n, s.valid(g + n - 1), tile, columns, nullptr, nullptr, 0, 0};
                     t.lstm_backward(part, out, kept.before(s, rows, step, r) + unit,
                                     kept.c + (s.N + row) * s.units + unit, s.units, kept.saved + row * ld + g * width,
-                                    ld, scratch.dc + r * s.units + unit, s.units, scratch.da + row * ld + g * width,
-                                    step_db + g * width);
+                                    ld, scratch.dc + r * s.units + unit, s.units, scratch.da + row * ld + g * width);
                     r += count;
                 }
-            }
-            // Summed step by step, so that rounding grows with N + T and not with N T.
-            t.add((mine.end - mine.begin) * width, step_db + mine.begin * width, scratch.db + mine.begin * width);
+            });
             w.barrier();
         }
 
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-            const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes, units = std::min(columns, s.H - unit);
-            const Index started = rows.alive(0);
-            for (Index r = 0; r < s.N;) {
+        const Index started = rows.alive(0);
+        for_share(w, s.groups, panels, s.N, t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+            const Index unit = g * s.lanes, columns = Index(n) * s.lanes, units = std::min(columns, s.H - unit);
+            while (r < end) {
                 const bool never = r >= started;
-                const int count = tile_height((never ? s.N : started) - r, t.max_rows[vectors]);
+                const int count = tile_height((never ? end : std::min(end, started)) - r, t.max_rows[n]);
                 if (never)
                     final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
                 else
-                    t.tile(count, vectors, K, scratch.da + r * ld, ld, 1, scratch.panels + g * s.lanes * K, nullptr, 0,
-                           0, tile, columns, s.lanes);
+                    t.tile(count, n, K, scratch.da + r * ld, ld, 1, panel_at(g), nullptr, 0, 0, tile, columns, s.lanes);
                 for (int i = 0; i < count; ++i) {
-                    const Index n = rows.sequence(r + i);
-                    std::copy_n(tile + i * columns, units, dh0 + n * s.H + unit);
-                    std::copy_n(scratch.dc + (r + i) * s.units + unit, units, dc0 + n * s.H + unit);
+                    const Index to = rows.sequence(r + i) * s.H + unit;
+                    std::copy_n(tile + i * columns, units, dh0 + to);
+                    std::copy_n(scratch.dc + (r + i) * s.units + unit, units, dc0 + to);
                 }
                 r += count;
             }
-        }
-        for (Index g = mine.begin; g < mine.end; ++g) separate_bias(s, g, gates, scratch.db + g * width, db);
+        });
 
-        T block[k_block * max_vectors * 16];
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, block, scratch.spill, dWx, dWh);
+        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh, db);
         T chunk[row_chunk * max_vectors * 16];
         input_gradient(w, s, rows, scratch.da, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);

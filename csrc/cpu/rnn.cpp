@@ -46,7 +46,7 @@ struct ForwardScratch {
 template <class T>
 struct BackwardScratch {
     Index* indices;
-    T *panels, *da, *db, *spill, *dx_panel;
+    T *panels, *da, *left, *spill, *dx_panel;
     Index used;
 
     BackwardScratch(const Shape<T>& s, Index ld_y, T* memory) {
@@ -54,8 +54,8 @@ struct BackwardScratch {
         indices = carve.take_indices(Rows::indices(s.N, s.steps));
         panels = carve.take(s.units * s.units);
         da = carve.take(s.most_rows() * ld_y);
-        db = carve.take(2 * s.units);
-        spill = carve.take(s.H % s.lanes ? (s.D + s.H) * max_vectors * s.lanes : 0);
+        left = carve.take(gradient_left(s));
+        spill = carve.take(gradient_spill(s, gates));
         dx_panel = carve.take(ceil_div(s.D, s.lanes) * s.lanes * s.units);
         used = carve.used();
     }
@@ -83,60 +83,68 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
     const double operations = 2.0 * rows.total() * depth * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
-        const Range mine = share(s.groups, w);
+        const Index panels = unit_panels(s.groups, w);
+        const bool even = panels % w.count == 0 && s.groups % std::max<Index>(panels, 1) == 0;
+        const Range packed = share(panels, w);
         gather_inputs(w, s, rows, x, h0, kept.xh, h);
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
-            if (in_place && s.valid(g + c.vectors - 1) == s.lanes) continue;
+        for (Index p = packed.begin; p < packed.end; ++p) {
+            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+            const Columns c = plain_columns(s.H, s.lanes, g, end);
+            for (Index i = g; i < end; ++i) interleave_bias(s, i, gates, b, scratch.bias + i * s.lanes);
+            if (in_place && s.valid(end - 1) == s.lanes) continue;
             T* panel = scratch.panels + g * s.lanes * depth;
             pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
             pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * c.vectors * s.lanes);
         }
-        for (Index g = mine.begin; g < mine.end; ++g) interleave_bias(s, g, gates, b, scratch.bias + g * s.lanes);
         w.barrier();
 
         T tile[max_tile];
         T* out[max_tile_rows];
         for (Index step = 0, until = 0, from = 0; step < rows.steps(); ++step) {
             const Index alive = rows.alive(step);
-            const bool look = step == until;
-            if (look) {
+            if (step == until) {
                 from = step;
                 until = step + steps_ahead(rows, step);
+                const Index ahead = rows.at(until) - rows.at(step);
+                if (until > step + 1) {
+                    for_share(w, s.groups, panels, ahead, t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+                        const Index unit = g * s.lanes, width = Index(n) * s.lanes;
+                        multiply_panel(t, end - r, n, s.D, kept.xh + (rows.at(step) + r) * s.ld, s.ld, Index(1),
+                                       scratch.panels + unit * depth, scratch.bias + unit, Index(0),
+                                       scratch.pre + unit * scratch.ahead + r * width, width, Index(s.lanes));
+                    });
+                    // Where two workers share a panel, they do not cut it as the steps do.
+                    if (!even) w.barrier();
+                }
             }
             const bool projected = until > from + 1;
-            for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-                const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-                const Index unit = g * s.lanes, width = Index(vectors) * s.lanes;
+            for_share(w, s.groups, panels, alive, t.max_rows, 1, [&](Index g, int n, Index begin, Index end) {
+                const Index unit = g * s.lanes, width = Index(n) * s.lanes;
                 const T* panel = scratch.panels + unit * depth;
-                T* pre = scratch.pre + unit * scratch.ahead;
-                if (look && projected)
-                    multiply_panel(t, rows.at(until) - rows.at(step), vectors, s.D, kept.xh + rows.at(step) * s.ld,
-                                   s.ld, Index(1), panel, scratch.bias + unit, Index(0), pre, width, Index(s.lanes));
-                const int height = tile_height(alive, t.max_rows[vectors]);
-                for (Index r = 0; r < alive; r += height) {
-                    const int count = static_cast<int>(std::min<Index>(height, alive - r));
+                const T* pre = scratch.pre + unit * scratch.ahead;
+                const int height = tile_height(end - begin, t.max_rows[n]);
+                for (Index r = begin; r < end; r += height) {
+                    const int count = static_cast<int>(std::min<Index>(height, end - r));
                     const Index row = rows.at(step) + r;
                     const T* xh = kept.xh + row * s.ld;
-                    if (in_place && s.valid(g + vectors - 1) == s.lanes) {
-                        t.stream(count, vectors, s.D, xh, s.ld, Wx.data + unit, Wx.row, s.lanes, scratch.bias + unit, 0,
+                    if (in_place && s.valid(g + n - 1) == s.lanes) {
+                        t.stream(count, n, s.D, xh, s.ld, Wx.data + unit, Wx.row, s.lanes, scratch.bias + unit, 0,
                                  s.lanes, tile, width, s.lanes);
-                        t.stream(count, vectors, s.H, xh + s.D, s.ld, Wh.data + unit, Wh.row, s.lanes, tile, width,
-                                 s.lanes, tile, width, s.lanes);
+                        t.stream(count, n, s.H, xh + s.D, s.ld, Wh.data + unit, Wh.row, s.lanes, tile, width, s.lanes,
+                                 tile, width, s.lanes);
                     } else if (projected)
-                        t.tile(count, vectors, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
+                        t.tile(count, n, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
                                pre + (row - rows.at(from)) * width, width, s.lanes, tile, width, s.lanes);
                     else
-                        t.tile(count, vectors, depth, xh, s.ld, 1, panel, scratch.bias + unit, 0, s.lanes, tile, width,
+                        t.tile(count, n, depth, xh, s.ld, 1, panel, scratch.bias + unit, 0, s.lanes, tile, width,
                                s.lanes);
                     h_rows(s, rows, step, r, count, unit, h, out);
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
                     T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
-                    const Step<T> part = {count, vectors, s.valid(g + vectors - 1), tile, width, out, next,
-                                          s.ld,  going_on};
+                    const Step<T> part = {count, n, s.valid(g + n - 1), tile, width, out, next, s.ld, going_on};
                     t.rnn_forward(part, kept.y + row * kept.ld_y + unit, kept.ld_y);
                 }
-            }
+            });
             w.barrier();
         }
         final_states(w, s, rows, h0, h, h_n);
@@ -155,67 +163,58 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
     const double operations = 4.0 * rows.total() * (s.D + s.H) * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
-        const Range mine = share(s.groups, w);
-        const Index begin = mine.begin * s.lanes, end = mine.end * s.lanes;
-        T* step_db = scratch.db + s.units;
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const Columns c = plain_columns(s.H, s.lanes, g, mine.end);
-            pack_panel_by_gate(s.lanes, c, s.H, gates, Wh.data, Wh.col, Wh.row, scratch.panels + g * s.lanes * K);
+        const Index panels = unit_panels(s.groups, w);
+        const Range packed = share(panels, w);
+        const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
+        for (Index p = packed.begin; p < packed.end; ++p) {
+            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+                               panel_at(g));
         }
-        std::fill(scratch.db + begin, scratch.db + end, T(0));
+        w.barrier();
 
         T tile[max_tile], outside[max_tile];
         const T* out[max_tile_rows];
         for (Index step = rows.steps() - 1; step >= 0; --step) {
-            const Index alive = rows.alive(step), going_on = rows.alive(step + 1);
-            std::fill(step_db + begin, step_db + end, T(0));
-            for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-                const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-                const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes;
+            const Index going_on = rows.alive(step + 1);
+            for_share(w, s.groups, panels, rows.alive(step), t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+                const Index unit = g * s.lanes, columns = Index(n) * s.lanes;
                 // First the rows that have a next step, then those whose last step this is.
-                for (Index r = 0; r < alive;) {
+                while (r < end) {
                     const bool ends = r >= going_on;
-                    const int count = tile_height((ends ? alive : going_on) - r, t.max_rows[vectors]);
+                    const int count = tile_height((ends ? end : std::min(end, going_on)) - r, t.max_rows[n]);
                     const Index row = rows.at(step) + r;
                     if (ends)
                         final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
                     else
-                        t.tile(count, vectors, K, scratch.da + (rows.at(step + 1) + r) * ld, ld, 1,
-                               scratch.panels + g * s.lanes * K, nullptr, 0, 0, tile, columns, s.lanes);
+                        t.tile(count, n, K, scratch.da + (rows.at(step + 1) + r) * ld, ld, 1, panel_at(g), nullptr, 0,
+                               0, tile, columns, s.lanes);
                     dh_rows(rows, step, r, count, unit, columns, s.H, dh, outside, out);
-                    const Step<T> part = {count, vectors, s.valid(g + vectors - 1), tile, columns, nullptr, nullptr,
-                                          0,     0};
-                    t.rnn_backward(part, out, kept.y + row * ld + unit, ld, scratch.da + row * ld + unit, ld,
-                                   step_db + unit);
+                    const Step<T> part = {count, n, s.valid(g + n - 1), tile, columns, nullptr, nullptr, 0, 0};
+                    t.rnn_backward(part, out, kept.y + row * ld + unit, ld, scratch.da + row * ld + unit, ld);
                     r += count;
                 }
-            }
-            // Summed step by step, so that rounding grows with N + T and not with N T.
-            t.add(end - begin, step_db + begin, scratch.db + begin);
+            });
             w.barrier();
         }
 
-        for (Index g = mine.begin; g < mine.end; g += max_vectors) {
-            const int vectors = static_cast<int>(std::min<Index>(max_vectors, mine.end - g));
-            const Index unit = g * s.lanes, columns = Index(vectors) * s.lanes, units = std::min(columns, s.H - unit);
-            const Index started = rows.alive(0);
-            for (Index r = 0; r < s.N;) {
+        const Index started = rows.alive(0);
+        for_share(w, s.groups, panels, s.N, t.max_rows, 1, [&](Index g, int n, Index r, Index end) {
+            const Index unit = g * s.lanes, columns = Index(n) * s.lanes, units = std::min(columns, s.H - unit);
+            while (r < end) {
                 const bool never = r >= started;
-                const int count = tile_height((never ? s.N : started) - r, t.max_rows[vectors]);
+                const int count = tile_height((never ? end : std::min(end, started)) - r, t.max_rows[n]);
                 if (never)
                     final_gradients(rows, r, count, unit, columns, s.H, dh_n, tile);
                 else
-                    t.tile(count, vectors, K, scratch.da + r * ld, ld, 1, scratch.panels + g * s.lanes * K, nullptr, 0,
-                           0, tile, columns, s.lanes);
+                    t.tile(count, n, K, scratch.da + r * ld, ld, 1, panel_at(g), nullptr, 0, 0, tile, columns, s.lanes);
                 for (int i = 0; i < count; ++i)
                     std::copy_n(tile + i * columns, units, dh0 + rows.sequence(r + i) * s.H + unit);
                 r += count;
             }
-        }
-        for (Index g = mine.begin; g < mine.end; ++g) separate_bias(s, g, gates, scratch.db + g * s.lanes, db);
+        });
 
-        T block[k_block * max_vectors * 16];
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, block, scratch.spill, dWx, dWh);
+        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh, db);
         T chunk[row_chunk * max_vectors * 16];
         input_gradient(w, s, rows, scratch.da, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);
