@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
+from .common import Arrays, Benchmark, Call, Peer, Shape, arrays_of, autograd, by_mode, rng
 
 SHAPES = ((25, 16, 512, 1004), (100, 16, 200, 1004), (64, 32, 512, 10_000))
 
@@ -45,11 +45,18 @@ def run(m: Any, a: Arrays, mode: str) -> Call:
     return both
 
 
-def torch_linear(a: Arrays, mode: str) -> tuple[Call, Any]:
-    import torch
+def torch_linear(bf16: bool) -> Peer:
+    def peer(a: Arrays, mode: str) -> tuple[Call, Any]:
+        import torch
 
-    x, w, b = (torch.from_numpy(a[key]).requires_grad_(mode != "forward") for key in ("x", "w", "b"))
-    return autograd(lambda: x @ w + b, [x, w, b], torch.from_numpy(a["dout"]), mode), arrays_of
+        x, w, b, dout = (torch.from_numpy(a[key]) for key in ("x", "w", "b", "dout"))
+        if bf16:
+            x, w, b, dout = (tensor.bfloat16() for tensor in (x, w, b, dout))
+        wanted = [tensor.requires_grad_(mode != "forward") for tensor in (x, w, b)]
+        return autograd(lambda: x @ w + b, wanted, dout, mode), arrays_of
+
+    return peer
 
 
-BENCHMARKS = (Benchmark("temporal_affine", "N T D M", SHAPES, inputs, flops, moved, run, {"torch": torch_linear}),)
+PEERS = {"torch": torch_linear(False), "torch:bf16": torch_linear(True)}
+BENCHMARKS = (Benchmark("temporal_affine", "N T D M", SHAPES, inputs, flops, moved, run, PEERS),)

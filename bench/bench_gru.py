@@ -1,5 +1,5 @@
-"""Benchmark of the gru row: whole sequences against torch.nn.GRU."""
+"""Benchmarks of the gru row, whole sequences and ragged ones, against torch.nn.GRU and ONNX Runtime."""
 
-from .recurrent import benchmark
+from .recurrent import benchmarks
 
-BENCHMARKS = (benchmark("gru"),)
+BENCHMARKS = benchmarks("gru")

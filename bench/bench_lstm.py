@@ -1,5 +1,5 @@
-"""Benchmark of the lstm row: whole sequences against torch.nn.LSTM."""
+"""Benchmarks of the lstm row, whole sequences and ragged ones, against torch.nn.LSTM and ONNX Runtime."""
 
-from .recurrent import benchmark
+from .recurrent import benchmarks
 
-BENCHMARKS = (benchmark("lstm"),)
+BENCHMARKS = benchmarks("lstm")

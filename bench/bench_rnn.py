@@ -1,5 +1,5 @@
-"""Benchmark of the rnn row: whole sequences against torch.nn.RNN."""
+"""Benchmarks of the rnn row, whole sequences and ragged ones, against torch.nn.RNN and ONNX Runtime."""
 
-from .recurrent import benchmark
+from .recurrent import benchmarks
 
-BENCHMARKS = (benchmark("rnn"),)
+BENCHMARKS = benchmarks("rnn")

@@ -11,8 +11,9 @@ import numpy as np
 Arrays = dict[str, Any]
 Shape = tuple[int, ...]
 Call = Callable[[], Any]
-# Makes, from the inputs and the mode, the call that is timed, and what turns its result into our outputs.
-Peer = Callable[[Arrays, str], tuple[Call, Callable[[Any], tuple[Any, ...]]]]
+# Makes, from the inputs and the mode, the call that is timed, and what turns its result into our outputs; None where
+# the library has nothing for the mode.
+Peer = Callable[[Arrays, str], tuple[Call, Callable[[Any], tuple[Any, ...]]] | None]
 
 MODES = ("forward", "backward", "both")
 
@@ -38,11 +39,15 @@ class Benchmark:
         ``run(m, arrays, mode)`` makes the call for `m`, ``fastrnn`` or its reference: no arguments, a tuple back.
     peers : mapping of str to callable
         Other libraries' ways to do the same, by provider: ``"torch"``, ``"torch:index_add"``, … What stands before the
-        colon is the library that must be installed.
+        colon is the library that must be installed; ``":bf16"`` behind it means that all is in bfloat16, for runs of
+        that precision.
     quick : int
         How many of `shapes` are run without ``--all``.
     modes : tuple of str
         Modes that make sense: ``"both"`` is forward and backward together, or all there is.
+    calls : int
+        How many calls in a row are verified, where each begins from what the one before it left, as in training.
+        Rounding errors then grow from call to call, and ours too is held to what is asked of peers.
     """
 
     kernel: str
@@ -55,6 +60,7 @@ class Benchmark:
     peers: Mapping[str, Peer] = field(default_factory=dict)
     quick: int = 2
     modes: tuple[str, ...] = MODES
+    calls: int = 1
 
 
 def rng() -> np.random.Generator:
@@ -77,7 +83,7 @@ def autograd(forward: Callable[[], Any], wanted: list[Any], gradient: Any, mode:
     if mode == "forward":
 
         def infer() -> list[Any]:
-            with torch.no_grad():
+            with torch.inference_mode():
                 return [forward()]
 
         return infer
@@ -93,5 +99,7 @@ def autograd(forward: Callable[[], Any], wanted: list[Any], gradient: Any, mode:
 
 
 def arrays_of(tensors: list[Any]) -> tuple[np.ndarray, ...]:
-    """Tensors as arrays."""
-    return tuple(tensor.detach().numpy() for tensor in tensors)
+    """Tensors as arrays; those in bfloat16, which NumPy does not have, in float32."""
+    import torch
+
+    return tuple((t.float() if t.dtype == torch.bfloat16 else t).detach().numpy() for t in tensors)

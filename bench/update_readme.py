@@ -1,6 +1,7 @@
 """Write the speed table of README.md anew from bench/results.csv; ``make readme`` runs it.
 
-Of each kernel, mode, shape, dtype and number of threads the rows recorded last count, losses as well as wins.
+Of each kernel, mode, shape, dtype, precision and number of threads the rows recorded last count, losses as well as
+wins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results.csv"
 README = ROOT / "README.md"
 START, END = "<!-- speed: written by `make readme` from bench/results.csv -->", "<!-- end of speed -->"
-PROVIDERS = ("cpu", "numba", "numpy", "torch")
+# Peers in the order of their columns; the last two have one only where something was measured against them.
+PEERS = {
+    "numba": "Numba",
+    "numpy": "NumPy",
+    "torch": "PyTorch",
+    "torch:bf16": "PyTorch bf16",
+    "onnxruntime": "ONNX Runtime",
+}
+ALWAYS = ("numba", "numpy", "torch")
 
 Row = dict[str, str]
 Key = tuple[str, ...]
@@ -24,7 +33,7 @@ def latest(rows: list[Row]) -> dict[Key, dict[str, Row]]:
     """For each measurement its providers' rows of the run recorded last: that of the last row of ours."""
     runs: dict[Key, dict[str, Row]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("kernel", "mode", "shape", "dtype", "threads", "hardware"))
+        key = tuple(row[name] for name in ("kernel", "mode", "shape", "dtype", "precision", "threads", "hardware"))
         if row["provider"] == "cpu":
             runs[key] = {}  # ours comes first in every run: what follows belongs to it
         if key in runs:
@@ -52,7 +61,7 @@ def table(rows: list[Row]) -> str:
     lines = []
     for hardware in dict.fromkeys(key[-1] for key in runs):
         mine = {key: run for key, run in runs.items() if key[-1] == hardware}
-        facts = sorted({(run["cpu"]["isa"], key[4]) for key, run in mine.items()})
+        facts = sorted({(run["cpu"]["isa"], key[5]) for key, run in mine.items()})
         dates = sorted(row["date"] for run in mine.values() for row in run.values())
         versions = sorted({word for run in mine.values() for row in run.values() for word in row["versions"].split()})
         how = " and ".join(f"{isa}, {threads} threads" for isa, threads in facts)
@@ -61,15 +70,19 @@ def table(rows: list[Row]) -> str:
             f"{hardware} ({how}), {when}, {', '.join(versions)}. Medians in ms; sizes in the order of the API.",
             "",
         ]
-        lines += ["| kernel | sizes | dtype | fastrnn | of peak | Numba | NumPy | PyTorch | × NumPy | × PyTorch |"]
-        lines += ["|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
-        for (kernel, mode, shape, dtype, *_), run in mine.items():
-            ours, numba, numpy, torch = (run.get(name) for name in PROVIDERS)
-            assert ours is not None
-            name = kernel if mode == "both" else f"{kernel} {mode}"
-            peak = f"{100 * float(ours['fraction_of_peak']):.0f} %" if ours["fraction_of_peak"] else "–"
-            times = (milliseconds(ours), peak, *(milliseconds(row) for row in (numba, numpy, torch)))
-            cells = (name, shape.replace(",", ", "), dtype, *times, ratio(ours, numpy), ratio(ours, torch))
+        peers = [name for name in PEERS if name in ALWAYS or any(name in run for run in mine.values())]
+        compared = [name for name in peers if name != "numba"]  # Numba's kernels are ours too
+        titles = ["kernel", "sizes", "dtype", "fastrnn", "of peak"]
+        titles += [*(PEERS[name] for name in peers), *(f"× {PEERS[name]}" for name in compared)]
+        lines += [f"| {' | '.join(titles)} |", "|---|---|---|" + "--:|" * (len(titles) - 3)]
+        for (kernel, mode, shape, dtype, precision, *_), run in mine.items():
+            ours = run["cpu"]
+            cells = [kernel if mode == "both" else f"{kernel} {mode}", shape.replace(",", ", ")]
+            cells.append(dtype if precision == "highest" else f"{dtype} {precision}")
+            cells.append(milliseconds(ours))
+            cells.append(f"{100 * float(ours['fraction_of_peak']):.0f} %" if ours["fraction_of_peak"] else "–")
+            cells += [milliseconds(run.get(name)) for name in peers]
+            cells += [ratio(ours, run.get(name)) for name in compared]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import fastrnn
 from fastrnn import conformance
 from fastrnn.cli import bench as bench_command
+from fastrnn.cli import bench_tables, bench_timing
 from fastrnn.cli.main import app
 
 runner = CliRunner()
@@ -202,7 +203,7 @@ def test_check_forces_all_instruction_sets():
         (["check", "--isa", "all", "--backend", "numba"], ["--isa is for backend cpu"]),
         (["check", "--json", "/nowhere/at/all.json"], ["cannot write", "no folder /nowhere/at"]),
         (["bench", "lstn"], ["unknown operation 'lstn'"]),
-        (["bench", "--peers", "jax"], ["unknown peer 'jax'", "numpy, numba, torch"]),
+        (["bench", "--peers", "jax"], ["unknown peer 'jax'", "numpy, numba, torch, onnxruntime"]),
         (["bench", "--backend", "gpu"], ["unknown backend 'gpu'"]),
         (["bench", "lstm", "--shape", "1,2,3"], ["has 3 sizes", "N T D H"]),
         (["bench", "lstm", "--shape", "1,2,3,many"], ["whole numbers"]),
@@ -211,6 +212,17 @@ def test_check_forces_all_instruction_sets():
         (["bench", "optim", "--mode", "forward"], ["nothing to time", "adam (both)"]),
         (["bench", "lstm", "--mode", "sideways"], ["unknown mode 'sideways'"]),
         (["bench", "lstm", "--plot", "picture.gif"], [".png, .svg or .pdf"]),
+        (["bench", "lstm", "--precision", "low"], ["unknown precision 'low'", "highest, high, medium"]),
+        (["bench", "lstm", "--sweep", "M"], ["lstm has no axis 'M'", "N T D H"]),
+        (["bench", "lstm", "gram", "--sweep", "T"], ["gram has no axis 'T'"]),
+        (["bench", "lstm", "--sweep", "H=16,many"], ["--sweep 'H=16,many'", "whole numbers"]),
+        (["bench", "lstm", "--sweep", "H=0,16"], ["positive"]),
+        (["bench", "lstm", "--sweep", "H=16"], ["at least two sizes"]),
+        (["bench", "lstm", "--sweep", "N", "--all"], ["--all is not for --sweep"]),
+        (["bench", "lstm", "--sweep", "N", "--shape", "1,2,3,4", "--shape", "1,2,3,5"], ["one base shape", "2 times"]),
+        (["bench", "lstm", "--rounds", "0"], ["--rounds"]),
+        (["bench", "lstm", "--threads", "many"], ["--threads", "integer"]),
+        (["bench", "--nonsense"], ["No such option: --nonsense"]),
         (["bench", "lstm", "--record", "/nowhere/at/all.csv"], ["no folder /nowhere/at"]),
     ],
 )
@@ -226,65 +238,111 @@ def test_a_backend_that_cannot_run(monkeypatch):
     one_line_error(run("bench", "--peers", "numba"), "peer 'numba' cannot run here: it is Sunday")
 
 
+def test_a_peer_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(bench_command, "_missing", lambda module, reason: reason)
+    one_line_error(run("bench", "--peers", "torch"), "peer 'torch' cannot run here", "pip install torch")
+    one_line_error(run("bench", "--peers", "onnxruntime"), "pip install onnx onnxruntime")
+
+
 # ---- bench ---------------------------------------------------------------------------------------------------------
 
-QUICK = ("--rounds", 1, "--seconds", 0, "--peers", "numpy")
+FAST = ("--rounds", 1, "--seconds", 0)
+QUICK = (*FAST, "--peers", "numpy")
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(bench_command, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(bench_timing, "PAUSE_SECONDS", 0)
 
 
-def small(row):
-    """A small shape for each row's benchmarks."""
+BENCHMARKS = {
+    benchmark.kernel: (row, benchmark)
+    for row in (*conformance.CASES, *bench_command.SYSTEMS)
+    for benchmark in bench_command.load(row)
+}
+
+
+def small(kernel):
+    """A small shape for each benchmark."""
     return {
+        "captioner": "3,5,6,7,11,4",
         "embedding": "3,4,20,8",
         "softmax_loss": "3,4,20",
         "gram": "1,3,4,5",
         "image_losses": "1,3,4,5",
         "optim": "50",
-    }.get(row, "3,4,5,6")
+    }.get(BENCHMARKS[kernel][0], "3,4,5,6")
 
 
-@pytest.mark.parametrize("row", conformance.CASES)
-def test_every_row_has_a_benchmark_that_runs(row, tmp_path):
-    path = tmp_path / "rows.json"
-    result = run("bench", row, *QUICK, "--shape", small(row), "--mode", "forward,backward,both", "--json", path)
-    assert result.exit_code == 0, result.output
-    rows = json.loads(path.read_text())
-    benchmarks = bench_command.load(row)
-    assert {r["kernel"] for r in rows} == {benchmark.kernel for benchmark in benchmarks}
-    assert len(rows) == 2 * sum(len(benchmark.modes) for benchmark in benchmarks)
+def rows_of(*arguments, path, code=0):
+    """The rows that a run writes, and its output."""
+    result = run("bench", *arguments, "--json", path)
+    assert result.exit_code == code, result.output
+    return json.loads(path.read_text()), result.output
+
+
+@pytest.mark.parametrize("kernel", BENCHMARKS)
+def test_every_benchmark_runs(kernel, tmp_path):
+    arguments = (kernel, *QUICK, "--shape", small(kernel), "--mode", "forward,backward,both")
+    rows, _ = rows_of(*arguments, path=tmp_path / "rows.json")
+    assert {r["kernel"] for r in rows} == {kernel}
+    assert len(rows) == 2 * len(BENCHMARKS[kernel][1].modes)
     for r in rows:
         assert 0 < r["p20_ms"] <= r["p50_ms"] <= r["p80_ms"]
         assert r["gflops"] >= 0 and r["gbytes_per_s"] > 0
 
 
-@pytest.mark.parametrize("row", conformance.CASES)
-def test_benchmarks_are_the_same_work_for_every_mode(row):
-    for benchmark in bench_command.load(row):
-        for shape in benchmark.shapes:
-            assert len(shape) == len(benchmark.axes.split())
-            if benchmark.modes == bench_command.MODES:
-                flops = [benchmark.flops(shape, mode) for mode in benchmark.modes]
-                assert flops[2] == flops[0] + flops[1]
-        assert 1 <= benchmark.quick <= len(benchmark.shapes)
-        shape = tuple(map(int, small(row).split(",")))
-        one, two = benchmark.inputs(shape, np.float32), benchmark.inputs(shape, np.float32)
-        assert all(np.array_equal(one[key], two[key]) for key in one)
-        assert {a.dtype for a in one.values() if a.dtype.kind == "f"} == {np.dtype(np.float32)}
+def test_a_name_is_that_of_a_kernel_or_of_a_row():
+    def kernels(*names):
+        return [benchmark.kernel for _, benchmark in bench_command._benchmarks(names)]
+
+    assert kernels("lstm") == ["lstm"] and kernels("lstm_lengths") == ["lstm_lengths"]
+    assert kernels("embedding") == ["word_embedding"] and kernels("adam,gru") == ["gru", "adam"]
+    assert kernels("image_losses") == ["content_loss", "tv_loss"]
+    assert kernels() == list(BENCHMARKS) and kernels()[-1] == "captioner"
+    assert {row for row, _ in BENCHMARKS.values()} == {*conformance.CASES, "captioner"}
+
+
+@pytest.mark.parametrize("kernel", BENCHMARKS)
+def test_benchmarks_are_the_same_work_for_every_mode(kernel):
+    _, benchmark = BENCHMARKS[kernel]
+    for shape in benchmark.shapes:
+        assert len(shape) == len(benchmark.axes.split())
+        if benchmark.modes == bench_command.MODES:
+            flops = [benchmark.flops(shape, mode) for mode in benchmark.modes]
+            assert flops[2] == flops[0] + flops[1]
+    assert 1 <= benchmark.quick <= len(benchmark.shapes)
+    shape = tuple(map(int, small(kernel).split(",")))
+    one, two = benchmark.inputs(shape, np.float32), benchmark.inputs(shape, np.float32)
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+    assert {a.dtype for a in one.values() if a.dtype.kind == "f"} == {np.dtype(np.float32)}
 
 
 def test_the_flops_of_an_lstm_are_those_of_its_products():
-    (benchmark,) = bench_command.load("lstm")
+    _, benchmark = BENCHMARKS["lstm"]
     assert benchmark.flops((25, 16, 256, 512), "forward") == 2 * 25 * 16 * (256 + 512) * 4 * 512
     assert benchmark.flops((25, 16, 256, 512), "both") == 6 * 25 * 16 * (256 + 512) * 4 * 512
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_flops_of_ragged_sequences_are_those_of_the_steps_that_exist(cell):
+    shape = (40, 16, 24, 32)
+    (_, whole), (_, ragged) = BENCHMARKS[cell], BENCHMARKS[f"{cell}_lengths"]
+    lengths = ragged.inputs(shape, np.float32)["lengths"]
+    assert lengths.min() >= 1 and 10 < len(set(lengths)) <= 16 and lengths.max() == 16
+    for mode in bench_command.MODES:
+        assert ragged.flops(shape, mode) * 40 * 16 == whole.flops(shape, mode) * lengths.sum()
+
+
+def test_the_flops_of_the_captioner_are_those_of_its_products():
+    _, benchmark = BENCHMARKS["captioner"]
+    forward = 2 * 100 * (512 * 200 + 16 * ((256 + 200) * 4 * 200 + 200 * 1004))
+    assert benchmark.flops((100, 17, 256, 200, 1004, 512), "both") == 3 * forward - 2 * 100 * 512 * 200
+
+
 def test_the_captioning_shapes_come_first():
     for row in ("rnn", "lstm", "gru"):
-        (benchmark,) = bench_command.load(row)
+        _, benchmark = BENCHMARKS[row]
         assert benchmark.shapes[: benchmark.quick] == ((25, 16, 256, 512), (100, 16, 256, 200))
         assert len(benchmark.shapes) == 8
 
@@ -296,13 +354,22 @@ def test_rows_are_recorded(tmp_path):
         assert result.exit_code == 0, result.output
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 and tuple(rows[0]) == bench_command.COLUMNS
+    assert len(rows) == 4 and tuple(rows[0]) == bench_tables.COLUMNS
+    assert {row["precision"] for row in rows} == {"highest"}
     ours = fastrnn.available_backends()[0]
     assert [row["provider"] for row in rows] == 2 * [ours, "numpy"]
     assert {row["shape"] for row in rows} == {"1,32,20,20"} and {row["threads"] for row in rows} == {"1"}
     assert all(f"numpy={np.__version__}" in row["versions"] for row in rows)
     if ours == "cpu":
         assert 0 < float(rows[0]["fraction_of_peak"]) < 1
+
+
+def test_the_recorded_rows_have_these_columns():
+    path = bench_command.common.checkout() / "bench" / "results.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == bench_tables.COLUMNS
+    assert {row["precision"] for row in rows} <= set(bench_timing.EPS)
 
 
 def test_foreign_tables_are_not_appended_to(tmp_path):
@@ -331,10 +398,51 @@ def test_wrong_results_are_not_timed(monkeypatch, fault, tmp_path):
     right = fastrnn.gram_matrix
     monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: spoil(right(features)))
     path = tmp_path / "rows.json"
-    result = run("bench", "gram", *QUICK, "--shape", "1,2,3,4", "--mode", "forward", "--json", path)
-    assert result.exit_code == 1
-    assert "wrong result, not timed" in result.output
-    assert [row["provider"] for row in json.loads(path.read_text())] == ["numpy"]
+    rows, output = rows_of("gram", *QUICK, "--shape", "1,2,3,4", "--mode", "forward", path=path, code=1)
+    assert "wrong result, not timed" in output
+    assert [row["provider"] for row in rows] == ["numpy"]
+
+
+def test_an_exception_of_ours_is_a_wrong_result(monkeypatch, tmp_path):
+    monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: features + None)
+    rows, output = rows_of("gram", *QUICK, "--shape", "1,2,3,4", path=tmp_path / "rows.json", code=1)
+    assert "wrong result, not timed" in output and "TypeError" in output
+    assert [row["provider"] for row in rows] == ["numpy"]
+
+
+def test_a_peer_that_fails_stops_nobody(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+
+    def fails(arrays, mode):
+        raise RuntimeError("could not create\na primitive descriptor")
+
+    _, benchmark = BENCHMARKS["gram"]
+    monkeypatch.setitem(benchmark.peers, "torch", fails)
+    arguments = ("gram", *FAST, "--peers", "torch", "--shape", "1,2,3,4", "--shape", "1,3,4,5")
+    rows, output = rows_of(*arguments, path=tmp_path / "rows.json")
+    reason = "does not run: torch at 1,2,3,4: RuntimeError: could not create a primitive descriptor"
+    assert reason in output.splitlines()
+    assert [row["shape"] for row in rows] == ["1,2,3,4", "1,3,4,5"]
+
+
+def test_ctrl_c_keeps_what_was_measured(monkeypatch, tmp_path):
+    right = fastrnn.gram_matrix
+
+    def interrupted(features):
+        if features.shape == (1, 3, 4, 5):
+            raise KeyboardInterrupt
+        return right(features)
+
+    monkeypatch.setattr(fastrnn, "gram_matrix", interrupted)
+    files = ("--record", tmp_path / "rows.csv", "--plot", tmp_path / "rows.svg")
+    shapes = ("--shape", "1,2,3,4", "--shape", "1,3,4,5", "--shape", "1,4,5,6")
+    rows, output = rows_of("gram", *QUICK, *shapes, *files, path=tmp_path / "rows.json", code=130)
+    assert "interrupted: 1 of 3 were measured" in output and "Traceback" not in output
+    assert {row["shape"] for row in rows} == {"1,2,3,4"}
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 3 and (tmp_path / "rows.svg").exists()
+    monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: interrupted(np.zeros((1, 3, 4, 5))))
+    rows, _ = rows_of("gram", *QUICK, *shapes, "--plot", tmp_path / "none.svg", path=tmp_path / "rows.json", code=130)
+    assert rows == [] and not (tmp_path / "none.svg").exists()
 
 
 def test_threads_hold_for_the_run(monkeypatch):
@@ -351,14 +459,132 @@ def test_threads_hold_for_the_run(monkeypatch):
         fastrnn.set_num_threads(before)
 
 
-@pytest.mark.parametrize("row", conformance.CASES)
+# ---- bench: peers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", BENCHMARKS)
 @pytest.mark.parametrize("dtype", conformance.DTYPES)
-def test_torch_computes_the_same(row, dtype):
+def test_torch_computes_the_same(kernel, dtype, tmp_path):
     pytest.importorskip("torch")
-    arguments = ("--rounds", 1, "--seconds", 0, "--peers", "torch", "--mode", "forward,backward,both", "--dtype", dtype)
-    result = run("bench", row, *arguments, "--shape", small(row))
+    arguments = (kernel, *FAST, "--peers", "torch", "--mode", "forward,backward,both", "--dtype", dtype)
+    rows, output = rows_of(*arguments, "--shape", small(kernel), path=tmp_path / "rows.json")
+    providers = {row["provider"] for row in rows}
+    assert "torch" in providers and "torch:bf16" not in providers and "does not run" not in output
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel, (_, b) in BENCHMARKS.items() if "onnxruntime" in b.peers])
+def test_onnxruntime_computes_the_same(kernel, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    arguments = (kernel, *FAST, "--peers", "onnxruntime", "--shape", small(kernel))
+    rows, output = rows_of(*arguments, "--mode", "forward,both", path=tmp_path / "rows.json")
+    there = [(row["provider"], row["mode"]) for row in rows if row["provider"] == "onnxruntime"]
+    assert there == [("onnxruntime", "forward")] and "does not run" not in output
+    _, output = rows_of(*arguments, "--mode", "both", path=tmp_path / "rows.json")
+    assert "onnxruntime took no part" in output
+
+
+def test_the_captioner_is_verified_over_several_iterations(monkeypatch, tmp_path):
+    """The first loss is the same whatever the update rule does: the later ones tell."""
+    torch = pytest.importorskip("torch")
+    right = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda learned, lr, **options: right(learned, lr=1.5 * lr, **options))
+    arguments = ("captioner", *FAST, "--peers", "torch", "--shape", small("captioner"))
+    rows, output = rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+    assert "wrong result, not timed: torch" in output and "torch" not in {row["provider"] for row in rows}
+
+
+@pytest.fixture
+def precision(monkeypatch):
+    """What is set, in place of fastrnn's own setting."""
+    values = ["highest"]
+    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", values.append, raising=False)
+    monkeypatch.setattr(fastrnn, "get_float32_matmul_precision", lambda: values[-1], raising=False)
+    return values
+
+
+@pytest.mark.parametrize("kernel", ["rnn", "lstm", "gru", "temporal_affine"])
+def test_precision_medium_brings_bfloat16(precision, kernel, tmp_path):
+    pytest.importorskip("torch")
+    arguments = (kernel, *FAST, "--peers", "torch", "--shape", small(kernel), "--mode", "forward,both")
+    rows, _ = rows_of(*arguments, "--precision", "medium", path=tmp_path / "rows.json")
+    assert precision == ["highest", "medium", "highest"]  # set for the run only
+    assert {row["precision"] for row in rows} == {"medium"}
+    assert all(row["fraction_of_peak"] is None for row in rows if row["provider"] != "torch")
+    ours = fastrnn.available_backends()[0]
+    assert [row["provider"] for row in rows] == 2 * [ours, "torch", "torch:bf16"]
+    for other in (("--precision", "high"), ("--precision", "medium", "--dtype", "float64")):
+        rows, _ = rows_of(*arguments, *other, path=tmp_path / "rows.json")
+        assert {row["provider"] for row in rows} == {ours, "torch"}
+
+
+@pytest.mark.parametrize(("p", "error"), [("highest", 3e-6), ("high", 1e-3), ("medium", 1e-2)])
+def test_ours_is_held_to_the_precision_asked_for(precision, monkeypatch, p, error, tmp_path):
+    right = fastrnn.gram_matrix
+    arguments = ("gram", *QUICK, "--shape", "1,2,3,4", "--mode", "forward", "--precision", p)
+    monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + error))
+    if p == "highest":
+        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+    else:
+        assert rows_of(*arguments, path=tmp_path / "rows.json")
+        monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + 10 * error))
+        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+
+
+# ---- bench: sweeps -------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_varies_one_size(tmp_path):
+    arguments = ("gru", *QUICK, "--shape", "2,3,4,5", "--sweep", "N=1,3", "--sweep", "H=6,5,7", "--mode", "forward")
+    rows, output = rows_of(*arguments, path=tmp_path / "rows.json")
+    ours = fastrnn.available_backends()[0]
+    shapes = ["1,3,4,5", "3,3,4,5", "2,3,4,5", "2,3,4,6", "2,3,4,7"]
+    assert [(row["shape"], row["provider"]) for row in rows] == [(s, p) for s in shapes for p in (ours, "numpy")]
+    for line in ("gru forward over N, N T D H = N,3,4,5 float32", "gru forward over H, N T D H = 2,3,4,H float32"):
+        assert line in [text.rstrip() for text in output.splitlines()]
+    assert output.count("fall") == 4  # for each of two providers over each of two axes
+
+
+def test_a_sweep_begins_from_the_first_default_shape():
+    benchmarks = bench_command._benchmarks(["lstm"])
+    groups = bench_command._groups(benchmarks, None, False, ["N,T", "H"], ["both"], ["float32"])
+    assert [group.axis for group in groups] == ["N", "T", "H"]
+    assert [group.base for group in groups] == ["N,16,256,512", "25,T,256,512", "25,16,256,H"]
+    batches, _, hidden = ([job.shape[group.place] for job in group.jobs] for group in groups)
+    assert {1, 2, 3, 4, 6, 8, 12, 16, 24, 25, 32, 48, 64, 96, 100, 128} <= set(batches) <= set(range(1, 129))
+    assert {16, 32, 48, 64, 96, 100, 128, 192, 200, 256, 384, 400, 512, 768, 1024} <= set(hidden)
+    assert hidden == sorted(hidden) and hidden[0] == 16 and hidden[-1] == 1024
+
+
+def test_the_largest_fall():
+    _, benchmark = BENCHMARKS["lstm"]
+    jobs = [bench_timing.Job("lstm", benchmark, (n, 2, 3, 4), "both", "float32") for n in (1, 2, 4, 8)]
+    group = bench_timing.Group(tuple(jobs), "N")
+
+    def rows(*rates):
+        each = zip(jobs, rates, strict=True)
+        return [
+            {"provider": "cpu", "shape": job.size, "gflops": rate, "p50_ms": job.shape[0] / rate}
+            for job, rate in each
+            if rate
+        ]
+
+    fall = bench_tables.largest_fall(group, rows(10.0, 8.0, 9.0, 4.5), "cpu")
+    assert fall == (4, 8, 9.0, 4.5, pytest.approx(4.0), pytest.approx(2.0))
+    assert bench_tables.largest_fall(group, rows(10.0, 8.0, None, 9.0), "cpu")[:4] == (1, 2, 10.0, 8.0)
+    assert bench_tables.largest_fall(group, rows(1.0, 2.0, 2.0, 3.0), "cpu") is None
+
+
+def test_the_picture_of_a_sweep(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "sweep.svg"
+    arguments = ("gru", "rnn", *QUICK, "--shape", "2,3,4,5", "--sweep", "N=1,3,4", "--sweep", "H=5,6")
+    result = run("bench", *arguments, "--mode", "forward", "--plot", path)
     assert result.exit_code == 0, result.output
-    assert "torch" in result.output
+    ElementTree.parse(path)
+    text = path.read_text()
+    for label in ("gru forward float32", "rnn forward float32", "N T D H = N,3,4,5", "GFLOP/s", "time, ms (median)"):
+        assert f"<!-- {label}" in text or label in text, label
 
 
 # ---- the README's table --------------------------------------------------------------------------------------------
@@ -369,9 +595,9 @@ def test_the_readme_table_is_made_of_the_last_rows():
     from fastrnn.bench.update_readme import END, START, written
 
     def row(provider, p50, **changes):
-        values = dict.fromkeys(bench_command.COLUMNS, "") | {"kernel": "lstm", "mode": "both", "shape": "1,2,3,4"}
+        values = dict.fromkeys(bench_tables.COLUMNS, "") | {"kernel": "lstm", "mode": "both", "shape": "1,2,3,4"}
         values |= {"dtype": "float32", "threads": "2", "provider": provider, "p50_ms": p50, "hardware": "abacus"}
-        values |= {"isa": "beads", "versions": "numpy=2", "date": "2024-06-07"}
+        values |= {"isa": "beads", "versions": "numpy=2", "date": "2024-06-07", "precision": "highest"}
         values |= {"fraction_of_peak": "0.456"} if provider == "cpu" else {}
         return values | changes
 
@@ -382,9 +608,20 @@ def test_the_readme_table_is_made_of_the_last_rows():
         row("numpy", "31.4"),
         row("cpu", "5", dtype="float64"),
     ]
+    before = written(f"before\n{START}\nold\n{END}\nafter\n", rows)
+    assert "| NumPy | PyTorch | × NumPy | × PyTorch |" in before and "ONNX" not in before
+    rows += [
+        row("cpu", "1.5", precision="medium"),
+        row("torch:bf16", "3.0", precision="medium"),
+        row("cpu", "1", mode="forward"),
+        row("onnxruntime", "4", mode="forward"),
+    ]
     text = written(f"before\n{START}\nold\n{END}\nafter\n", rows)
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| lstm | 1, 2, 3, 4 | float32 | 2.00 | 46 % | – | 31.4 | – | 16× | – |" in text
+    assert "| PyTorch | PyTorch bf16 | ONNX Runtime | × NumPy | × PyTorch | × PyTorch bf16 | × ONNX Runtime |" in text
+    assert "| lstm | 1, 2, 3, 4 | float32 | 2.00 | 46 % | – | 31.4 | – | – | – | 16× | – | – | – |" in text
+    assert "| lstm | 1, 2, 3, 4 | float32 medium | 1.50 | 46 % | – | – | – | 3.00 | – | – | – | 2× | – |" in text
+    assert "| lstm forward | 1, 2, 3, 4 | float32 | 1.00 | 46 % | – | – | – | – | 4.00 | – | – | – | 4× |" in text
     assert "| lstm | 1, 2, 3, 4 | float64 | 5.00 | 46 % |" in text and "99" not in text
     assert written(text, rows) == text
     with pytest.raises(ValueError, match="once each"):

@@ -21,7 +21,11 @@ GRID = {
     "numba": ("fastrnn/numba_cpu", "{}.py", {"__init__.py", "activations.py", "jit.py", "packing.py"}),
     "cpu": ("csrc/cpu", "{}.cpp", {"isa.cpp", "isa_avx2.cpp", "isa_avx512.cpp", "isa_portable.cpp", "team.cpp"}),
     "cuda": ("csrc/cuda", "{}.cu", set()),
-    "bench": ("bench", "bench_{}.py", {"__init__.py", "common.py", "recurrent.py", "update_readme.py"}),
+    "bench": (
+        "bench",
+        "bench_{}.py",
+        {"__init__.py", "bench_captioner.py", "common.py", "recurrent.py", "update_readme.py"},
+    ),
     "tests": ("tests", "test_{}.py", {"harness.py", "recurrent.py"}),
 }
 EMPTY_CELLS = {

@@ -56,7 +56,7 @@ def hardware() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python, of fastrnn, and of what it works with; "" where that is not installed."""
     found = {"python": platform.python_version(), "fastrnn": fastrnn.__version__}
-    for name in ("numpy", "scipy", "numba", "torch", "cupy"):
+    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", "cupy"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import fastrnn
+from fastrnn.cli import common
 from fastrnn.cli.bench import bench
 from fastrnn.cli.check import check
 from fastrnn.cli.demo import demo
 from fastrnn.cli.info import info
 
+# What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
+UsageError: Any = typer.BadParameter.__base__
+
+
+class Commands(TyperGroup):
+    """The commands. What is wrong with an option is said in one line, as it is where a command checks it itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            common.fail(error.format_message())
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Fast recurrent-network kernels behind the NumPy API that people already write.",
     no_args_is_help=True,
     add_completion=False,
