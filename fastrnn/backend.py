@@ -15,6 +15,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastrnn.cache import Cache
 
 
@@ -226,6 +228,17 @@ def follow(row: str, function: str, cache: Cache) -> Chosen:
             f"run the forward pass under {name!r} too, or set backend('auto')"
         )
     return _kernels(cache.backend, row)
+
+
+def rouse(chosen: Chosen, operations: float) -> None:
+    """Wake the C++ workers for a call of so many operations, while its arguments are still being checked."""
+    if chosen.name == "cpu":
+        chosen.kernels.rouse(operations)
+
+
+def product_operations(x: Any, W: Any) -> float:
+    """Floating-point operations of ``x @ W``; 0 where they are not arrays, whose sizes are not worth finding out."""
+    return 2.0 * x.size * W.shape[-1] if type(x) is np.ndarray and type(W) is np.ndarray and W.ndim else 0.0
 
 
 def ran(function: str, chosen: Chosen) -> None:

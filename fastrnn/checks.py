@@ -65,6 +65,8 @@ class Arguments:
 
     def raw(self, name: str, value: Any) -> np.ndarray:
         """`value` as an array of real numbers, its dtype not yet settled."""
+        if type(value) is np.ndarray and value.dtype in FLOATS and value.dtype.isnative:
+            return value
         try:
             array = np.asarray(value)
         except ValueError as error:
@@ -86,7 +88,7 @@ class Arguments:
             if array is not None:
                 self.shape(name, array.shape, pattern)
         if dtype is None:
-            dtype = np.result_type(*[array.dtype for array in arrays if array is not None])
+            dtype = np.result_type(*{array.dtype for array in arrays if array is not None})
             if dtype not in FLOATS:
                 dtype = np.dtype(np.float64)
         return [array if array is None else self.settle(array, dtype) for array in arrays]

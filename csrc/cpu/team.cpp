@@ -21,8 +21,8 @@ namespace {
 
 // Below this a second thread costs more to wake (some 10 microseconds) than it saves.
 constexpr double operations_per_thread = 1e6;
-// How long a thread that waits at a barrier looks before it sleeps: long enough for the others' share of a step, short
-// enough to give the processor up if one of them has lost its own.
+// How long a thread that waits at a barrier, or was roused for work to come, looks before it sleeps: long enough for
+// the others' share of a step, short enough to give the processor up if one of them has lost its own.
 constexpr int spins = 4000;
 
 void pause() {
@@ -63,28 +63,41 @@ thread_local int last_used = 1;
 struct Team {
     std::mutex busy;
     std::vector<std::thread> workers;
-    // Raised for every piece of work, after what is below has been set; workers sleep on it.
+    // What workers sleep on: rung for every piece of work, and by rouse() before one.
+    std::atomic<unsigned> bell{0};
+    // Raised for every piece of work, after what is below has been set.
     std::atomic<unsigned> round{0};
     std::atomic<int> unfinished{0};
     void (*work)(void*, const Worker&) = nullptr;
     void* context = nullptr;
     Barrier* meeting = nullptr;
     int count = 0;
-    int caller = -1;  // processor that the caller was on
+    std::atomic<int> caller{-1};  // processor that the caller was on
 
     void loop(int index, unsigned seen) {
         for (;;) {
-            round.wait(seen, std::memory_order_acquire);
+            // The bell is read before the round: work that is announced in between has then rung a later bell.
+            const unsigned rung = bell.load(std::memory_order_acquire);
+            if (round.load(std::memory_order_acquire) == seen) {
+                bell.wait(rung, std::memory_order_acquire);
+                leave_processor(caller.load(std::memory_order_relaxed));
+                for (int i = 0; i < spins && round.load(std::memory_order_acquire) == seen; ++i) pause();
+                if (round.load(std::memory_order_acquire) == seen) continue;
+            }
             seen = round.load(std::memory_order_acquire);
             if (index >= count) {
                 // Not needed this time, but `count` may only change once every worker has looked at it.
                 finish();
                 continue;
             }
-            leave_processor(caller);
             work(context, Worker{index, count, meeting});
             finish();
         }
+    }
+
+    void ring() {
+        bell.fetch_add(1, std::memory_order_release);
+        bell.notify_all();
     }
 
     void finish() {
@@ -111,10 +124,10 @@ struct Team {
         context = c;
         meeting = &barrier;
         count = threads;
-        caller = processor();
+        caller.store(processor(), std::memory_order_relaxed);
         unfinished.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
         round.fetch_add(1, std::memory_order_release);
-        round.notify_all();
+        ring();
         f(c, Worker{0, threads, &barrier});
         for (int i = 0; i < spins; ++i) {
             if (unfinished.load(std::memory_order_acquire) == 0) return;
@@ -154,6 +167,13 @@ int num_threads() {
 }
 int threads_used() {
     return last_used;
+}
+
+void rouse(double operations) {
+    Team* t = team.load(std::memory_order_acquire);
+    if (!t || threads_for(operations, num_threads()) < 2) return;
+    t->caller.store(processor(), std::memory_order_relaxed);
+    t->ring();
 }
 
 int threads_for(double operations, Index most) {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backend import Chosen, choose, follow, ran
+from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
 from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
@@ -48,6 +48,8 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
         A shape or dtype does not fit; the message names the argument.
     """
     function = "gru_step_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     vector = np.ndim(x) == 1
     x, prev_h, Wx, Wh, b, bh = check.floats(
@@ -58,7 +60,6 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
         ("b", b, "3H"),
         ("bh", bh, "3H"),
     )
-    chosen = choose(_ROW)
     if chosen.is_reference:
         next_h, kept = chosen.kernels.gru_step_forward(x, prev_h, Wx, Wh, b, bh=bh)
     else:
@@ -93,8 +94,9 @@ def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     """
     function = "gru_step_backward"
     cache = Arguments(function).cache(cache, "gru_step_forward")
-    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
+    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     given_bh, vector, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.gru_step_backward(dnext_h, kept)
@@ -161,6 +163,8 @@ def gru_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "gru_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     x, h0, Wx, Wh, b, bh = check.floats(
         ("x", x, "N T D"),
@@ -173,7 +177,6 @@ def gru_forward(
     lengths = check.lengths(lengths)
     reverse = check.flag("reverse", reverse)
     return_state = check.flag("return_state", return_state)
-    chosen = choose(_ROW)
     if chosen.is_reference:
         h, h_n, kept = chosen.kernels.gru_forward(
             x, h0, Wx, Wh, b, bh=bh, lengths=lengths, reverse=reverse, return_state=True
@@ -212,8 +215,9 @@ def gru_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     """
     function = "gru_backward"
     cache = Arguments(function).cache(cache, "gru_forward")
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
+    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
     given_bh, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.gru_backward(dh, kept, dh_n=dh_n)
@@ -246,3 +250,9 @@ def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -
         dh, dh_n, x, h0, Wx, Wh, bh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db, dbh
     )
     return dx, dh0, dWx, dWh, db, dbh
+
+
+def _operations(cache: Cache) -> float:
+    """Floating-point operations of a backward pass."""
+    d = cache.dims
+    return 4.0 * d["N"] * d.get("T", 1) * (d["D"] + d["H"]) * d["H"] * 3

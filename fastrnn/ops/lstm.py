@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backend import Chosen, choose, follow, ran
+from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
 from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
@@ -47,6 +47,8 @@ def lstm_step_forward(
         A shape or dtype does not fit; the message names the argument.
     """
     function = "lstm_step_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     vector = np.ndim(x) == 1
     x, prev_h, prev_c, Wx, Wh, b = check.floats(
@@ -57,7 +59,6 @@ def lstm_step_forward(
         ("Wh", Wh, "H 4H"),
         ("b", b, "4H"),
     )
-    chosen = choose(_ROW)
     if chosen.is_reference:
         next_h, next_c, kept = chosen.kernels.lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
     else:
@@ -90,9 +91,10 @@ def lstm_step_backward(dnext_h: Any, dnext_c: Any, cache: Cache) -> tuple[np.nda
     """
     function = "lstm_step_backward"
     cache = Arguments(function).cache(cache, "lstm_step_forward")
+    chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
     check = Arguments(function, cache.dims)
     dnext_h, dnext_c = check.floats(("dnext_h", dnext_h, "N H"), ("dnext_c", dnext_c, "N H"), dtype=cache.dtype)
-    chosen = follow(_ROW, function, cache)
     vector, kept = cache.kept
     if chosen.is_reference:
         dx, dh0, dc0, dWx, dWh, db = chosen.kernels.lstm_step_backward(dnext_h, dnext_c, kept)
@@ -160,6 +162,8 @@ def lstm_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "lstm_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     x, h0, Wx, Wh, b, c0 = check.floats(
         ("x", x, "N T D"),
@@ -172,7 +176,6 @@ def lstm_forward(
     lengths = check.lengths(lengths)
     reverse = check.flag("reverse", reverse)
     return_state = check.flag("return_state", return_state)
-    chosen = choose(_ROW)
     if chosen.is_reference:
         h, (h_n, c_n), kept = chosen.kernels.lstm_forward(
             x, h0, Wx, Wh, b, c0=c0, lengths=lengths, reverse=reverse, return_state=True
@@ -211,9 +214,10 @@ def lstm_backward(dh: Any, cache: Cache, *, dh_n: Any = None, dc_n: Any = None) 
     """
     function = "lstm_backward"
     cache = Arguments(function).cache(cache, "lstm_forward")
+    chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
     check = Arguments(function, cache.dims)
     dh, dh_n, dc_n = check.floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), ("dc_n", dc_n, "N H"), dtype=cache.dtype)
-    chosen = follow(_ROW, function, cache)
     given_c0, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.lstm_backward(dh, kept, dh_n=dh_n, dc_n=dc_n)
@@ -249,3 +253,9 @@ def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, dc_n: Any, k
         dh, dh_n, dc_n, x, h0, c0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dc0, dWx, dWh, db
     )
     return dx, dh0, dc0, dWx, dWh, db
+
+
+def _operations(cache: Cache) -> float:
+    """Floating-point operations of a backward pass."""
+    d = cache.dims
+    return 4.0 * d["N"] * d.get("T", 1) * (d["D"] + d["H"]) * d["H"] * 4

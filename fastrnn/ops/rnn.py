@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backend import Chosen, choose, follow, ran
+from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
 from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
@@ -42,6 +42,8 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
         A shape or dtype does not fit; the message names the argument.
     """
     function = "rnn_step_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     vector = np.ndim(x) == 1
     x, prev_h, Wx, Wh, b = check.floats(
@@ -51,7 +53,6 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
         ("Wh", Wh, "H H"),
         ("b", b, "H"),
     )
-    chosen = choose(_ROW)
     if chosen.is_reference:
         next_h, kept = chosen.kernels.rnn_step_forward(x, prev_h, Wx, Wh, b)
     else:
@@ -84,8 +85,9 @@ def rnn_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     """
     function = "rnn_step_backward"
     cache = Arguments(function).cache(cache, "rnn_step_forward")
-    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
+    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     vector, kept = cache.kept
     if chosen.is_reference:
         dx, dh0, dWx, dWh, db = chosen.kernels.rnn_step_backward(dnext_h, kept)
@@ -148,6 +150,8 @@ def rnn_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "rnn_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
     x, h0, Wx, Wh, b = check.floats(
         ("x", x, "N T D"), ("h0", h0, "N H"), ("Wx", Wx, "D H"), ("Wh", Wh, "H H"), ("b", b, "H")
@@ -155,7 +159,6 @@ def rnn_forward(
     lengths = check.lengths(lengths)
     reverse = check.flag("reverse", reverse)
     return_state = check.flag("return_state", return_state)
-    chosen = choose(_ROW)
     if chosen.is_reference:
         h, h_n, kept = chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths=lengths, reverse=reverse, return_state=True)
     else:
@@ -190,8 +193,9 @@ def rnn_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     """
     function = "rnn_backward"
     cache = Arguments(function).cache(cache, "rnn_forward")
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
+    rouse(chosen, _operations(cache))
+    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
     if chosen.is_reference:
         out = chosen.kernels.rnn_backward(dh, cache.kept, dh_n=dh_n)
     else:
@@ -222,3 +226,9 @@ def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -
         dh, dh_n, x, h0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db
     )
     return dx, dh0, dWx, dWh, db
+
+
+def _operations(cache: Cache) -> float:
+    """Floating-point operations of a backward pass."""
+    d = cache.dims
+    return 4.0 * d["N"] * d.get("T", 1) * (d["D"] + d["H"]) * d["H"]
