@@ -101,6 +101,16 @@ def test_threads_sleep_after_return(cpu):
     assert time.process_time() - before < 0.1
 
 
+def test_workers_roused_for_a_call_that_fails_sleep_again(cpu):
+    inputs, dh = layer()
+    run(inputs, dh)
+    before = time.process_time()
+    with pytest.raises(ValueError, match="lstm_forward"):
+        fastrnn.lstm_forward(*inputs[:4], inputs[4][:-1])
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+
+
 @pytest.mark.parametrize("wrong, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_set_num_threads_refuses(wrong, error):
     with pytest.raises(error, match="set_num_threads: argument 'n'"):
