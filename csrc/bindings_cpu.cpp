@@ -419,6 +419,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("isa_supported", isa_supported, "Instruction sets compiled in that this processor runs, best first.");
     m.def("set_num_threads", cpu::set_num_threads);
     m.def("num_threads", cpu::num_threads);
+    m.def("allow_medium", cpu::allow_medium, "Whether products of float32 may round their operands to bfloat16.");
+    m.def("has_medium", [] { return cpu::isa().medium.lanes != 0; }, "Whether the instruction set in use can do that.");
     m.def("rouse", cpu::rouse, "Wakes the workers for a call of so many operations that is about to come.");
     m.def("threads_used", cpu::threads_used, "Threads that took part in the last kernel called by this thread.");
     m.def("measure_peak", measure_peak, py::arg("dtype"), py::arg("threads"));

@@ -5,8 +5,10 @@ from fastrnn.backend import (
     backend,
     backend_status,
     get_backend,
+    get_float32_matmul_precision,
     get_num_threads,
     last_backend,
+    set_float32_matmul_precision,
     set_num_threads,
 )
 from fastrnn.ops.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
@@ -39,6 +41,7 @@ __all__ = [
     "content_loss",
     "content_loss_backward",
     "get_backend",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "gram_backward",
     "gram_matrix",
@@ -57,6 +60,7 @@ __all__ = [
     "rnn_forward",
     "rnn_step_backward",
     "rnn_step_forward",
+    "set_float32_matmul_precision",
     "set_num_threads",
     "sgd",
     "sgd_momentum",

@@ -23,6 +23,7 @@ from fastrnn.cache import Cache
 def _load_cpu(row: str) -> ModuleType:
     module = import_module("fastrnn._cpu")
     module.set_num_threads(_threads)
+    module.allow_medium(_precision == "medium")
     return module
 
 
@@ -241,9 +242,14 @@ def product_operations(x: Any, W: Any) -> float:
     return 2.0 * x.size * W.shape[-1] if type(x) is np.ndarray and type(W) is np.ndarray and W.ndim else 0.0
 
 
-def ran(function: str, chosen: Chosen) -> None:
-    """Note for :func:`last_backend` what ran."""
-    _local.last = (chosen, function, chosen.kernels.threads_used() if chosen.name == "cpu" else 0)
+def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None:
+    """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set."""
+    threads, precision = 0, "highest"
+    if chosen.name == "cpu":
+        threads = chosen.kernels.threads_used()
+        if _precision == "medium" and products == np.float32 and chosen.kernels.has_medium():
+            precision = "medium"
+    _local.last = (chosen, function, precision, threads)
 
 
 def last_backend() -> LastBackend | None:
@@ -252,9 +258,66 @@ def last_backend() -> LastBackend | None:
     last = getattr(_local, "last", None)
     if last is None:
         return None
-    chosen, function, threads = last
+    chosen, function, precision, threads = last
     isa = chosen.kernels.isa() if chosen.name == "cpu" else ""
-    return LastBackend(chosen.name, function, isa, "highest", threads)
+    return LastBackend(chosen.name, function, isa, precision, threads)
+
+
+# ---- precision -----------------------------------------------------------------------------------------------------
+
+PRECISIONS = ("highest", "high", "medium")
+
+
+def _initial_precision() -> str:
+    name = os.environ.get("FASTRNN_FLOAT32_MATMUL_PRECISION") or "highest"
+    if name not in PRECISIONS:
+        known = ", ".join(map(repr, PRECISIONS))
+        raise ValueError(f"environment variable FASTRNN_FLOAT32_MATMUL_PRECISION must be one of {known}, got {name!r}")
+    return name
+
+
+_precision = _initial_precision()
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Set how float32 matrix products inside of recurrent layers may be computed; PyTorch's words for the same choice.
+
+    Parameters
+    ----------
+    precision : {"highest", "high", "medium"}
+        ``"highest"``, the default: float32 throughout. ``"high"``: products may use faster arithmetic that is as
+        accurate as about 16 bits of mantissa; no kernel here has any that is faster than float32, so that it is
+        ``"highest"``. ``"medium"``: the operands of products are rounded to bfloat16 (8 bits of mantissa) and their
+        products summed in float32, where the processor can (``avx512_bf16``); gates, states, sums and everything
+        that is returned stay float32. Elsewhere it is ``"highest"``. :func:`last_backend` tells in its ``precision``
+        which one ran. The environment variable ``FASTRNN_FLOAT32_MATMUL_PRECISION`` gives the initial setting.
+
+    Raises
+    ------
+    ValueError
+        The word is none of these.
+
+    Notes
+    -----
+    It holds for the process, for :func:`rnn_forward`, :func:`lstm_forward`, :func:`gru_forward`, their step functions
+    and their backward passes on the ``cpu`` backend; float64 is never affected. The error of ``"medium"`` obeys the
+    tolerance rule of every kernel, ``2 * error of the oracle + 4 * eps * max|exact|``, with the oracle's own products
+    of operands rounded to bfloat16 and eps = 2^-7.
+    """
+    global _precision
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        known = ", ".join(map(repr, PRECISIONS))
+        raise ValueError(
+            f"set_float32_matmul_precision: argument 'precision' must be one of {known}, got {precision!r}"
+        )
+    _precision = precision
+    if not _reason("cpu"):
+        _load_cpu("")
+
+
+def get_float32_matmul_precision() -> str:
+    """The precision that was asked for; what ran is in :func:`last_backend`."""
+    return _precision
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------

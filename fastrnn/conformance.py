@@ -25,6 +25,7 @@ from fastrnn.backend import EMPTY
 # result would fail. (Where long double is no wider than double, as with MSVC, float64 is held to just that.)
 EXACT: dict[str, Any] = {"float32": np.float64, "float64": np.longdouble}
 DTYPES = tuple(EXACT)
+BF16_EPS = 2.0**-7
 
 # ---- the rule ------------------------------------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ def _largest(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))  # np.max hands a NaN on
 
 
-def error_and_bound(result: Any, oracle: Any, exact: Any, dtype: Any) -> tuple[float, float]:
+def error_and_bound(result: Any, oracle: Any, exact: Any, dtype: Any, eps: float | None = None) -> tuple[float, float]:
     """Error of `result`, and the bound that it may reach.
 
     Parameters
@@ -46,6 +47,8 @@ def error_and_bound(result: Any, oracle: Any, exact: Any, dtype: Any) -> tuple[f
         What the oracle computed from the same inputs, in the wider dtype of :data:`EXACT`.
     dtype : dtype
         The kernel's dtype, whose eps enters the bound.
+    eps : float, optional
+        That of products of lower precision; the oracle then rounds the operands of its products likewise.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def error_and_bound(result: Any, oracle: Any, exact: Any, dtype: Any) -> tuple[f
         ``2 max|oracle - exact| + 4 eps max|exact|``. A NaN anywhere makes one of the two NaN.
     """
     error, naive = _largest(np.subtract(result, exact)), _largest(np.subtract(oracle, exact))
-    return error, 2 * naive + 4 * float(np.finfo(dtype).eps) * _largest(np.asarray(exact))
+    return error, 2 * naive + 4 * (eps or float(np.finfo(dtype).eps)) * _largest(np.asarray(exact))
 
 
 def within(error: float, bound: float) -> bool:
@@ -650,6 +653,8 @@ class Outcome:
     failure: str
     """What went wrong; empty if nothing did."""
     seconds: float
+    precision: str
+    """Of float32 products, as `last_backend()` named it."""
 
 
 def cast(case: Case, dtype: Any) -> Arrays:
@@ -665,6 +670,35 @@ def expected(case: Case, dtype: Any) -> tuple[Outputs, Outputs]:
     return case.call(reference, inputs), case.call(reference, exact)
 
 
+class RoundedProducts(np.ndarray):
+    """An array whose matrix products round their operands to bfloat16, as has everything that is computed from it.
+
+    The oracle on such inputs is the oracle in the precision that ``set_float32_matmul_precision("medium")`` asks for.
+    """
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        plain = [np.asarray(x) for x in inputs]
+        if ufunc is np.matmul:
+            plain = [_to_bf16(x) for x in plain]
+        if out is not None:
+            options["out"] = tuple(np.asarray(x) for x in out)
+        result = getattr(ufunc, method)(*plain, **options)
+        return result.view(RoundedProducts) if isinstance(result, np.ndarray) else result
+
+
+def _to_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to the nearest bfloat16, ties to even; what is not finite stays."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(x), rounded.view(np.float32), x)
+
+
+def _rounded_oracle(case: Case) -> Outputs:
+    """The oracle's outputs in float32 with products of operands rounded to bfloat16."""
+    inputs = {key: a.view(RoundedProducts) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
+    return {key: np.asarray(value) for key, value in case.call(reference, inputs).items()}
+
+
 def _memory(a: np.ndarray) -> bytes:
     """All of the memory that `a` is a view of: what lies between its elements included."""
     while isinstance(a.base, np.ndarray):
@@ -676,7 +710,9 @@ def _bits(outputs: Outputs) -> dict[str, bytes]:
     return {key: np.asarray(value).tobytes() for key, value in outputs.items()}
 
 
-def _judge(results: Outputs, oracle: Outputs, exact: Outputs, dtype: Any) -> tuple[float, str, float, float, str]:
+def _judge(
+    results: Outputs, oracle: Outputs, exact: Outputs, dtype: Any, eps: float | None
+) -> tuple[float, str, float, float, str]:
     """Worst ratio, its output, error and bound, and the complaints about all outputs."""
     if results.keys() != oracle.keys():
         return np.inf, "", np.nan, np.nan, f"gives {', '.join(results)}; expected {', '.join(oracle)}"
@@ -688,7 +724,7 @@ def _judge(results: Outputs, oracle: Outputs, exact: Outputs, dtype: Any) -> tup
             complaints.append(f"{key} {wrong}")
             worst = max(worst, (np.inf, key, np.nan, np.nan))
             continue
-        error, bound = error_and_bound(result, oracle[key], exact[key], dtype)
+        error, bound = error_and_bound(result, oracle[key], exact[key], dtype, eps)
         if not within(error, bound):
             complaints.append(f"{key} is off by {error:.3g}, allowed {bound:.3g}")
         worst = max(worst, (ratio_of(error, bound), key, error, bound))
@@ -710,7 +746,7 @@ def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outpu
     """
     dtype = np.dtype(dtype)
     start = time.perf_counter()
-    ran_on, isa, failures = "", "", []
+    ran_on, isa, precision, failures = "", "", "highest", []
     worst: tuple[float, str, float, float] = (np.inf, "", np.nan, np.nan)
     before = fastrnn.get_num_threads()
     try:
@@ -725,11 +761,15 @@ def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outpu
                 bits = _bits(results)
                 if first is None:
                     first = bits
-                    *worst, complaints = _judge(results, oracle, exact, dtype)  # type: ignore[assignment]
-                    failures += [complaints] if complaints else []
-                    failures += _who_ran(case, backend)
                     last = fastrnn.last_backend()
                     ran_on, isa = str(last), getattr(last, "isa", "")
+                    precision = getattr(last, "precision", "highest")
+                    eps = None
+                    if precision == "medium":
+                        oracle, eps = _rounded_oracle(case), BF16_EPS
+                    *worst, complaints = _judge(results, oracle, exact, dtype, eps)  # type: ignore[assignment]
+                    failures += [complaints] if complaints else []
+                    failures += _who_ran(case, backend)
                 elif bits != first:
                     changed = ", ".join(key for key in first if bits.get(key) != first[key])
                     failures.append(f"{changed} not the same bits with {threads} threads as with {before} before")
@@ -752,6 +792,7 @@ def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outpu
         bound=worst[3],
         failure="; ".join(failures),
         seconds=time.perf_counter() - start,
+        precision=precision,
     )
 
 

@@ -32,7 +32,8 @@ struct Panels {
 template <class T>
 void pack(const Worker& w, const Panels& p, const Matrix<T>& B, T* packed) {
     const Range mine = share(p.count, w);
-    for (Index i = mine.begin; i < mine.end; ++i) pack_panel(p.of(i), p.K, B.data, B.row, B.col, packed + p.start(i));
+    for (Index i = mine.begin; i < mine.end; ++i)
+        pack_panel(table<T>(), p.of(i), p.K, B.data, B.row, B.col, packed + p.start(i));
 }
 
 // C (M, columns) = bias + A (M, K) B. bias: (count of vectors * lanes), or null.

@@ -95,22 +95,21 @@ inline Columns gate_columns(Index H, int gates, int lanes, Index group) {
 
 // Table::pack of the columns c.
 template <class T>
-void pack_panel(const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
-    table<T>().pack(c.vectors, c.first, c.valid, K, B, k_stride, col_stride, panel);
+void pack_panel(const Table<T>& t, const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
+    t.pack(c.vectors, c.first, c.valid, K, B, k_stride, col_stride, panel);
 }
 
 // As pack_panel where k runs over gates as the interleaved buffers hold them, [group][gate][lane], of a matrix whose
 // element (gate * H + unit, column) is at B[(gate * H + unit) * k_stride + column * col_stride].
 template <class T>
-void pack_panel_by_gate(int lanes, const Columns& c, Index H, int gates, const T* B, Index k_stride, Index col_stride,
-                        T* panel) {
-    const Index width = static_cast<Index>(c.vectors) * lanes;
-    for (Index group = 0; group * lanes < H; ++group) {
-        const Index n = std::min<Index>(lanes, H - group * lanes);
-        for (int gate = 0; gate < gates; ++gate) {
-            pack_panel(c, n, B + (gate * H + group * lanes) * k_stride, k_stride, col_stride, panel);
-            std::fill(panel + n * width, panel + lanes * width, T(0));
-            panel += lanes * width;
+void pack_panel_by_gate(const Table<T>& t, const Columns& c, Index H, int gates, const T* B, Index k_stride,
+                        Index col_stride, T* panel) {
+    const Index width = static_cast<Index>(c.vectors) * t.lanes, piece = packed(t, t.lanes, width);
+    for (Index unit = 0; unit < H; unit += t.lanes) {
+        const Index n = std::min<Index>(t.lanes, H - unit);
+        for (int gate = 0; gate < gates; ++gate, panel += piece) {
+            pack_panel(t, c, n, B + (gate * H + unit) * k_stride, k_stride, col_stride, panel);
+            std::fill(panel + packed(t, n, width), panel + piece, T(0));
         }
     }
 }
@@ -133,36 +132,12 @@ void multiply_panel(const Table<T>& t, Index M, int vectors, Index K, const T* A
             const int rows = static_cast<int>(std::min<Index>(height, M - i));
             T* c = C + i * c_row;
             const T* from = k ? c : init ? init + i * init_row : nullptr;
-            t.tile(rows, vectors, depth, A + i * a_row + k * a_col, a_row, a_col, panel + k * vectors * t.lanes, from,
-                   k ? c_row : init_row, k ? c_vec : t.lanes, c, c_row, c_vec);
+            t.tile(rows, vectors, depth, A + i * a_row + k * a_col, a_row, a_col,
+                   panel + packed(t, k, vectors * t.lanes), from, k ? c_row : init_row, k ? c_vec : t.lanes, c, c_row,
+                   c_vec);
         }
         k += depth;
     } while (k < K);
-}
-
-// [k][rows] out of A (K, ·) whose rows are ld apart: the left operand of one tile, so that the product reads it in
-// order. Read in place, each k is another page.
-template <class T, int Rows>
-void transpose_tile(Index K, const T* A, Index ld, T* out) {
-    for (Index k = 0; k < K; ++k, A += ld, out += Rows)
-        for (int i = 0; i < Rows; ++i) out[i] = A[i];
-}
-template <class T>
-void transpose_tile(int rows, Index K, const T* A, Index ld, T* out) {
-    switch (rows) {
-        case 3:
-            return transpose_tile<T, 3>(K, A, ld, out);
-        case 4:
-            return transpose_tile<T, 4>(K, A, ld, out);
-        case 6:
-            return transpose_tile<T, 6>(K, A, ld, out);
-        case 8:
-            return transpose_tile<T, 8>(K, A, ld, out);
-        case 12:
-            return transpose_tile<T, 12>(K, A, ld, out);
-        default:
-            for (Index k = 0; k < K; ++k, out += rows) std::copy_n(A + k * ld, rows, out);
-    }
 }
 
 }  // namespace fastrnn::cpu

@@ -68,7 +68,7 @@ void gram_matrix(Index N, Index C, Index P, Cube<T> f, double scale, T* workspac
             Index k = from;
             do {
                 const Index depth = std::min(k_block, until - k);
-                pack_panel(c, depth, image + k * f.s2, f.s2, f.s1, block);
+                pack_panel(t, c, depth, image + k * f.s2, f.s2, f.s1, block);
                 for (Index i = 0; i < rows; i += height)
                     t.tile(static_cast<int>(std::min<Index>(height, rows - i)), c.vectors, depth,
                            image + (first + i) * f.s1 + k * f.s2, f.s1, f.s2, block,
@@ -120,7 +120,7 @@ void gram_backward(Index N, Index C, Index P, Cube<T> dg, Cube<T> f, double scal
             const Index width = Index(c.vectors) * t.lanes, columns = std::min(width, P - first);
             T *panel = workspace + N * C * C + p * most * (C + C), *product = panel + most * C;
             T* out = df + n * df_s0 + first * df_s2;
-            pack_panel(c, C, f.data + n * f.s0, f.s1, f.s2, panel);
+            pack_panel(t, c, C, f.data + n * f.s0, f.s1, f.s2, panel);
             const bool in_place = df_s2 == 1 && columns == width;
             multiply_panel(t, C, c.vectors, C, sums + n * C * C, C, Index(1), panel, static_cast<const T*>(nullptr),
                            Index(0), in_place ? out : product, in_place ? df_s1 : width, Index(t.lanes));

@@ -80,7 +80,7 @@ BufferSizes gru_buffers(Index N, Index steps, Index D, Index H) {
 template <class T>
 void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, Vec<T> bh, T* h,
                  T* h_n, T* reserve, T* workspace) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const ForwardScratch<T> scratch(s, workspace);
@@ -99,8 +99,8 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             interleave_bias(s, g, gates, bh, bias_h + g * width);
             if (in_place && s.valid(g) == s.lanes) continue;
-            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
+            pack_panel(t, c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(t, c, s.H, Wh.data, Wh.row, Wh.col, panel + packed(t, s.D, width));
         }
         w.barrier();
 
@@ -128,7 +128,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                 if (s.groups % w.count) w.barrier();
             }
             for_share(w, s.groups, s.groups, alive, t.max_rows, gates, [&](Index g, int, Index begin, Index end) {
-                const T* panel = scratch.panels + g * scratch.panel + s.D * width;
+                const T* panel = scratch.panels + g * scratch.panel + packed(t, s.D, width);
                 const int height = tile_height(end - begin, t.max_rows[gates]);
                 for (Index r = begin; r < end; r += height) {
                     const int count = static_cast<int>(std::min<Index>(height, end - r));
@@ -164,7 +164,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
 template <class T>
 void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
                   T* workspace, T* dx, T* dh0, T* dWx, T* dWh, T* db, T* dbh) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const BackwardScratch<T> scratch(s, workspace);
@@ -174,11 +174,11 @@ void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range packed = share(panels, w), sequences = share(s.N, w);
+        const Range to_pack = share(panels, w), sequences = share(s.N, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = packed.begin; p < packed.end; ++p) {
+        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
             const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
                                panel_at(g));
         }
         for (Index r = sequences.begin; r < sequences.end; ++r)
@@ -229,12 +229,12 @@ void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
         });
 
         T* none = nullptr;
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.dax, ld, gates, scratch.left, scratch.spill, dWx, none,
+        weight_gradients(w, t, s, rows.total(), kept.xh, scratch.dax, ld, gates, scratch.left, scratch.spill, dWx, none,
                          db);
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.dah, ld, gates, scratch.left, scratch.spill, none, dWh,
+        weight_gradients(w, t, s, rows.total(), kept.xh, scratch.dah, ld, gates, scratch.left, scratch.spill, none, dWh,
                          dbh);
         T chunk[row_chunk * max_vectors * 16];
-        input_gradient(w, s, rows, scratch.dax, ld, gates, Wx,
+        input_gradient(w, t, s, rows, scratch.dax, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);
     });
 }

@@ -236,6 +236,30 @@ void pack(int vectors, const Index* first, const int* valid, Index K, const T* B
     }
 }
 
+template <class T, int Rows>
+void pack_rows_of(Index K, const T* A, Index ld, T* out) {
+    for (Index k = 0; k < K; ++k, A += ld, out += Rows)
+        for (int i = 0; i < Rows; ++i) out[i] = A[i];
+}
+template <class T>
+void pack_rows(int rows, Index K, const T* A, Index ld, T* out) {
+    switch (rows) {
+        case 3:
+            return pack_rows_of<T, 3>(K, A, ld, out);
+        case 4:
+            return pack_rows_of<T, 4>(K, A, ld, out);
+        case 6:
+            return pack_rows_of<T, 6>(K, A, ld, out);
+        case 8:
+            return pack_rows_of<T, 8>(K, A, ld, out);
+        case 12:
+            return pack_rows_of<T, 12>(K, A, ld, out);
+        default:
+            for (Index k = 0; k < K; ++k, out += rows)
+                for (int i = 0; i < rows; ++i) out[i] = A[k * ld + i];
+    }
+}
+
 // Valid units of group j of a tile.
 template <class S, class T>
 FASTRNN_INLINE int valid(const Step<T>& s, int j) {
@@ -361,7 +385,7 @@ void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index l
 }
 
 template <class S, int NV, class T = typename S::Scalar>
-FASTRNN_INLINE void sum_panel_of(Index K, const T* panel, T* sum) {
+FASTRNN_INLINE void sum_rows_of(Index K, const T* A, Index ld, T* sum) {
     constexpr int W = S::lanes;
     S total[NV];
     FASTRNN_UNROLL
@@ -372,7 +396,7 @@ FASTRNN_INLINE void sum_panel_of(Index K, const T* panel, T* sum) {
         for (int j = 0; j < NV; ++j) slice[j] = S::zero();
         for (const Index end = K - k < k_slice ? K : k + k_slice; k < end; ++k) {
             FASTRNN_UNROLL
-            for (int j = 0; j < NV; ++j) slice[j] = slice[j] + S::load(panel + (k * NV + j) * W);
+            for (int j = 0; j < NV; ++j) slice[j] = slice[j] + S::load(A + k * ld + j * W);
         }
         FASTRNN_UNROLL
         for (int j = 0; j < NV; ++j) total[j] = total[j] + slice[j];
@@ -381,16 +405,16 @@ FASTRNN_INLINE void sum_panel_of(Index K, const T* panel, T* sum) {
     for (int j = 0; j < NV; ++j) total[j].store(sum + j * W);
 }
 template <class S, class T = typename S::Scalar>
-void sum_panel(int vectors, Index K, const T* panel, T* sum) {
+void sum_rows(int vectors, Index K, const T* A, Index ld, T* sum) {
     switch (vectors) {
         case 1:
-            return sum_panel_of<S, 1>(K, panel, sum);
+            return sum_rows_of<S, 1>(K, A, ld, sum);
         case 2:
-            return sum_panel_of<S, 2>(K, panel, sum);
+            return sum_rows_of<S, 2>(K, A, ld, sum);
         case 3:
-            return sum_panel_of<S, 3>(K, panel, sum);
+            return sum_rows_of<S, 3>(K, A, ld, sum);
         default:
-            return sum_panel_of<S, 4>(K, panel, sum);
+            return sum_rows_of<S, 4>(K, A, ld, sum);
     }
 }
 
@@ -600,16 +624,18 @@ constexpr Table<typename S::Scalar> make_table() {
     return {
         S::lanes,
         {0, tile_rows<Registers, 1>(), tile_rows<Registers, 2>(), tile_rows<Registers, 3>(), tile_rows<Registers, 4>()},
+        1,
         any_tile<S, Registers>,
         any_stream<S>,
         pack<S>,
+        pack_rows<T>,
         lstm_forward<S>,
         lstm_backward<S>,
         gru_forward<S>,
         gru_backward<S>,
         rnn_forward<S>,
         rnn_backward<S>,
-        sum_panel<S>,
+        sum_rows<S>,
         add<S>,
         softmax_row<S>,
         squared_distance<S>,

@@ -1,6 +1,7 @@
 // The list of instruction sets, best first, and the choice among them.
 #include "isa.h"
 
+#include <atomic>
 #include <cstring>
 
 namespace fastrnn::cpu {
@@ -9,6 +10,9 @@ extern const Isa isa_portable;
 #if defined(FASTRNN_X86_VARIANTS)
 extern const Isa isa_avx2;
 extern const Isa isa_avx512;
+#if defined(FASTRNN_X86_BF16)
+extern const Isa isa_avx512_bf16;
+#endif
 #endif
 
 namespace {
@@ -27,12 +31,20 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 #endif
+#if defined(FASTRNN_X86_BF16)
+bool has_avx512_bf16() {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+#endif
 bool always() {
     return true;
 }
 
 const Candidate candidates[] = {
 #if defined(FASTRNN_X86_VARIANTS)
+#if defined(FASTRNN_X86_BF16)
+    {&isa_avx512_bf16, has_avx512_bf16},
+#endif
     {&isa_avx512, has_avx512},
     {&isa_avx2, has_avx2},
 #endif
@@ -41,11 +53,19 @@ const Candidate candidates[] = {
 constexpr int count = sizeof candidates / sizeof candidates[0];
 
 const Isa* chosen = &isa_portable;
+std::atomic<bool> medium{false};
 
 }  // namespace
 
 const Isa& isa() {
     return *chosen;
+}
+
+void allow_medium(bool allowed) {
+    medium.store(allowed, std::memory_order_relaxed);
+}
+bool medium_allowed() {
+    return medium.load(std::memory_order_relaxed);
 }
 
 const char* const* isa_supported() {

@@ -35,9 +35,13 @@ template <class T>
 struct Table {
     int lanes;
     int max_rows[max_vectors + 1];
+    // Rows of a right operand that are packed together: 1, or 2 where operands are rounded to bfloat16, of which two
+    // fill the place of one float. A packed operand is then half as large; see packed().
+    int depth_unit;
 
-    // C (rows, vectors * lanes) = init + A (rows, K) B (K, vectors * lanes). A(i, k) = A[i * a_row + k * a_col]. B is a
-    // packed panel. Vector j of row i of C is at C[i * c_row + j * c_vec]; init likewise, null for zero. C may be init.
+    // C (rows, vectors * lanes) = init + A (rows, K) B (K, vectors * lanes). A(i, k) = A[i * a_row + k * a_col]; with
+    // a_row 1, A was packed by pack_rows and a_col is rows. B is a packed panel. Vector j of row i of C is at
+    // C[i * c_row + j * c_vec]; init likewise, null for zero. C may be init.
     void (*tile)(int rows, int vectors, Index K, const T* A, Index a_row, Index a_col, const T* B, const T* init,
                  Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
 
@@ -50,6 +54,9 @@ struct Table {
     // Element (k, column) is at B[k * k_stride + column * col_stride].
     void (*pack)(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride,
                  Index col_stride, T* panel);
+
+    // The left operand of one tile, packed: `rows` columns of A (K, ·), whose rows are ld apart, as [k][rows].
+    void (*pack_rows)(int rows, Index K, const T* A, Index ld, T* out);
 
     // gates (rows, 4 lanes) are saved, c (rows, lanes) is written, h goes to h_rows and h_next.
     void (*lstm_forward)(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates);
@@ -67,8 +74,8 @@ struct Table {
     void (*rnn_forward)(const Step<T>& s, T* y, Index ldy);
     void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da);
 
-    // sum (vectors * lanes) += the rows of a packed panel (K, vectors * lanes), in slices whose sums are then added up.
-    void (*sum_panel)(int vectors, Index K, const T* panel, T* sum);
+    // sum (vectors * lanes) += the rows of A (K, vectors * lanes), ld apart, in slices whose sums are then added up.
+    void (*sum_rows)(int vectors, Index K, const T* A, Index ld, T* sum);
     void (*add)(Index n, const T* x, T* sum);
     // One row of scores: softmax loss of word y, and the gradient times scale.
     double (*softmax_row)(Index V, const T* x, Index stride, Index y, T scale, T* dx);
@@ -93,6 +100,7 @@ struct Isa {
     const char* name;
     Table<float> f32;
     Table<double> f64;
+    Table<float> medium;  // f32 with the operands of products rounded to bfloat16; lanes is 0 where there is none
     template <class T>
     const Table<T>& table() const {
         if constexpr (sizeof(T) == 4)
@@ -112,6 +120,22 @@ bool choose_isa(const char* name);
 template <class T>
 const Table<T>& table() {
     return isa().table<T>();
+}
+
+// Whether products of floats may round their operands to bfloat16, where the instruction set can.
+void allow_medium(bool allowed);
+bool medium_allowed();
+// The table of kernels whose products follow that setting.
+template <class T>
+const Table<T>& product_table() {
+    if constexpr (sizeof(T) == 4)
+        if (medium_allowed() && isa().medium.lanes) return isa().medium;
+    return table<T>();
+}
+// Elements of a packed operand of K rows, each of `width` elements.
+template <class T>
+Index packed(const Table<T>& t, Index K, Index width) {
+    return (K + t.depth_unit - 1) / t.depth_unit * width;
 }
 
 }  // namespace fastrnn::cpu

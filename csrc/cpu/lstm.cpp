@@ -86,7 +86,7 @@ BufferSizes lstm_buffers(Index N, Index steps, Index D, Index H) {
 template <class T>
 void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, T* h,
                   T* h_n, T* c_n, T* reserve, T* workspace) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const ForwardScratch<T> scratch(s, workspace);
@@ -109,8 +109,8 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
             T* panel = scratch.panels + g * scratch.panel;
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             if (in_place && s.valid(g) == s.lanes) continue;
-            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * width);
+            pack_panel(t, c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(t, c, s.H, Wh.data, Wh.row, Wh.col, panel + packed(t, s.D, width));
         }
         w.barrier();
 
@@ -155,12 +155,11 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
                         }
                         a = several + j * width;
                     } else if (projected) {
-                        t.tile(count, gates, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
+                        t.tile(count, gates, s.H, xh + s.D, s.ld, 1, panel + packed(t, s.D, width),
                                scratch.pre + (g * scratch.ahead + row - rows.at(from)) * width, width, s.lanes, tile,
                                width, s.lanes);
                     } else {
-                        t.tile(count, gates, s.D + s.H, xh, s.ld, 1, panel, scratch.bias + g * width, 0, s.lanes, tile,
-                               width, s.lanes);
+                        multiply_both(t, s, count, gates, xh, panel, scratch.bias + g * width, tile);
                     }
                     h_rows(s, rows, step, r, count, unit, h, out);
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
@@ -182,7 +181,7 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
 template <class T>
 void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n, Matrix<T> Wx, Matrix<T> Wh,
                    const T* reserve, T* workspace, T* dx, T* dh0, T* dc0, T* dWx, T* dWh, T* db) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const BackwardScratch<T> scratch(s, kept.ld_gates, workspace);
@@ -192,11 +191,11 @@ void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range packed = share(panels, w), sequences = share(s.N, w);
+        const Range to_pack = share(panels, w), sequences = share(s.N, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = packed.begin; p < packed.end; ++p) {
+        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
             const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
                                panel_at(g));
         }
         for (Index r = sequences.begin; r < sequences.end; ++r)
@@ -249,9 +248,10 @@ void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n
             }
         });
 
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh, db);
+        weight_gradients(w, t, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh,
+                         db);
         T chunk[row_chunk * max_vectors * 16];
-        input_gradient(w, s, rows, scratch.da, ld, gates, Wx,
+        input_gradient(w, t, s, rows, scratch.da, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);
     });
 }

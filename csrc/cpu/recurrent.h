@@ -203,6 +203,18 @@ void gates_in_place(const Shape<T>& s, Index g, int groups, int gates, int rows,
                  init_row, init_group, C + gate * s.lanes, c_row, c_group);
 }
 
+// C = init + [x | h] panel, where the panels of Wx and Wh follow each other.
+template <class T>
+void multiply_both(const Table<T>& t, const Shape<T>& s, int rows, int vectors, const T* xh, const T* panel,
+                   const T* init, T* C) {
+    const Index width = Index(vectors) * s.lanes;
+    if (s.D % t.depth_unit == 0)
+        return t.tile(rows, vectors, s.D + s.H, xh, s.ld, 1, panel, init, 0, s.lanes, C, width, s.lanes);
+    // Wx has half a packed row more.
+    t.tile(rows, vectors, s.D, xh, s.ld, 1, panel, init, 0, s.lanes, C, width, s.lanes);
+    t.tile(rows, vectors, s.H, xh + s.D, s.ld, 1, panel + packed(t, s.D, width), C, width, s.lanes, C, width, s.lanes);
+}
+
 // Steps to project together so that they have projected_rows rows.
 inline Index steps_ahead(const Rows& rows, Index step) {
     Index ahead = 1;
@@ -229,9 +241,8 @@ Index gradient_spill(const Shape<T>& s, int gates) {
 // xh read in place and the result's columns shared out: 61 % of the peak on (256,32,512,1024), K = 8192; so: 86 %, with
 // blocks of 256, 512 and 1024 taking 548, 527 and 491 ms.
 template <class T>
-void weight_gradients(const Worker& w, const Shape<T>& s, Index total, const T* xh, const T* da, Index ld_da, int gates,
-                      T* left, T* spill, T* dWx, T* dWh, T* db) {
-    const Table<T>& t = table<T>();
+void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Index total, const T* xh, const T* da,
+                      Index ld_da, int gates, T* left, T* spill, T* dWx, T* dWh, T* db) {
     const int most = gates == 1 ? static_cast<int>(std::clamp<Index>(s.groups, 1, max_vectors)) : gates;
     const Index height = t.max_rows[most], panels = gates == 1 ? ceil_div(s.groups, max_vectors) : s.groups;
     const Index for_x = dWx ? ceil_div(s.D, height) : 0, for_h = dWh ? ceil_div(s.H, height) : 0;
@@ -254,8 +265,8 @@ void weight_gradients(const Worker& w, const Shape<T>& s, Index total, const T* 
         for (Index q = 0; q < depth; q += few)
             for (Index tile = mine.begin; tile < mine.end; ++tile) {
                 const Index rows = rows_of(tile);
-                transpose_tile(static_cast<int>(rows), std::min(few, depth - q), xh + (k + q) * s.ld + first_of(tile),
-                               s.ld, left + first_of(tile) * block_rows + q * rows);
+                t.pack_rows(static_cast<int>(rows), std::min(few, depth - q), xh + (k + q) * s.ld + first_of(tile),
+                            s.ld, left + first_of(tile) * block_rows + packed(t, q, rows));
             }
         for (Index p = 0; p < panels; ++p) {
             const bool summed = p >= sums.begin && p < sums.end;
@@ -269,7 +280,7 @@ void weight_gradients(const Worker& w, const Shape<T>& s, Index total, const T* 
                 std::fill(sum, sum + width, T(0));
                 for (int j = 0; j < c.vectors; ++j)
                     if (k) std::copy_n(db + c.first[j], c.valid[j], sum + j * s.lanes);
-                t.sum_panel(c.vectors, depth, block, sum);
+                t.sum_rows(c.vectors, depth, da + k * ld_da + start, ld_da, sum);
                 for (int j = 0; j < c.vectors; ++j) std::copy_n(sum + j * s.lanes, c.valid[j], db + c.first[j]);
             }
             // Only the last panel can be short of units; then the result goes through spill.
@@ -294,15 +305,14 @@ void weight_gradients(const Worker& w, const Shape<T>& s, Index total, const T* 
 // dx (N, T, D) = da Wx^T, for the columns of this worker; zeros at steps that were not run.
 // panel: gates * units * 4 lanes. chunk: row_chunk * 4 lanes.
 template <class T>
-void input_gradient(const Worker& w, const Shape<T>& s, const Rows& rows, const T* da, Index ld_da, int gates,
-                    const Matrix<T>& Wx, T* panel, T* chunk, T* dx) {
-    const Table<T>& t = table<T>();
+void input_gradient(const Worker& w, const Table<T>& t, const Shape<T>& s, const Rows& rows, const T* da, Index ld_da,
+                    int gates, const Matrix<T>& Wx, T* panel, T* chunk, T* dx) {
     const Range mine = share(ceil_div(s.D, s.lanes), w);
     const Index K = s.units * gates;
     for (Index v = mine.begin; v < mine.end; v += max_vectors) {
         const Columns c = plain_columns(s.D, s.lanes, v, mine.end);
         const Index width = c.vectors * s.lanes, columns = std::min(width, s.D - c.first[0]);
-        pack_panel_by_gate(s.lanes, c, s.H, gates, Wx.data, Wx.col, Wx.row, panel);
+        pack_panel_by_gate(t, c, s.H, gates, Wx.data, Wx.col, Wx.row, panel);
         // Packed row p is row `r` of step `step`.
         Index step = 0, r = 0;
         for (Index p = 0; p < rows.total(); p += row_chunk) {

@@ -73,7 +73,7 @@ BufferSizes rnn_buffers(Index N, Index steps, Index D, Index H) {
 template <class T>
 void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh, Vec<T> b, T* h, T* h_n,
                  T* reserve, T* workspace) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const ForwardScratch<T> scratch(s, workspace);
@@ -85,16 +85,16 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
         const bool even = panels % w.count == 0 && s.groups % std::max<Index>(panels, 1) == 0;
-        const Range packed = share(panels, w);
+        const Range to_pack = share(panels, w);
         gather_inputs(w, s, rows, x, h0, kept.xh, h);
-        for (Index p = packed.begin; p < packed.end; ++p) {
+        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
             const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
             const Columns c = plain_columns(s.H, s.lanes, g, end);
             for (Index i = g; i < end; ++i) interleave_bias(s, i, gates, b, scratch.bias + i * s.lanes);
             if (in_place && s.valid(end - 1) == s.lanes) continue;
             T* panel = scratch.panels + g * s.lanes * depth;
-            pack_panel(c, s.D, Wx.data, Wx.row, Wx.col, panel);
-            pack_panel(c, s.H, Wh.data, Wh.row, Wh.col, panel + s.D * c.vectors * s.lanes);
+            pack_panel(t, c, s.D, Wx.data, Wx.row, Wx.col, panel);
+            pack_panel(t, c, s.H, Wh.data, Wh.row, Wh.col, panel + packed(t, s.D, Index(c.vectors) * s.lanes));
         }
         w.barrier();
 
@@ -133,11 +133,10 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                         t.stream(count, n, s.H, xh + s.D, s.ld, Wh.data + unit, Wh.row, s.lanes, tile, width, s.lanes,
                                  tile, width, s.lanes);
                     } else if (projected)
-                        t.tile(count, n, s.H, xh + s.D, s.ld, 1, panel + s.D * width,
+                        t.tile(count, n, s.H, xh + s.D, s.ld, 1, panel + packed(t, s.D, width),
                                pre + (row - rows.at(from)) * width, width, s.lanes, tile, width, s.lanes);
                     else
-                        t.tile(count, n, depth, xh, s.ld, 1, panel, scratch.bias + unit, 0, s.lanes, tile, width,
-                               s.lanes);
+                        multiply_both(t, s, count, n, xh, panel, scratch.bias + unit, tile);
                     h_rows(s, rows, step, r, count, unit, h, out);
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
                     T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
@@ -154,7 +153,7 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
 template <class T>
 void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
                   T* workspace, T* dx, T* dh0, T* dWx, T* dWh, T* db) {
-    const Table<T>& t = table<T>();
+    const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
     const BackwardScratch<T> scratch(s, kept.ld_y, workspace);
@@ -164,11 +163,11 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range packed = share(panels, w);
+        const Range to_pack = share(panels, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = packed.begin; p < packed.end; ++p) {
+        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
             const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(s.lanes, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
+            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
                                panel_at(g));
         }
         w.barrier();
@@ -214,9 +213,10 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
             }
         });
 
-        weight_gradients(w, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh, db);
+        weight_gradients(w, t, s, rows.total(), kept.xh, scratch.da, ld, gates, scratch.left, scratch.spill, dWx, dWh,
+                         db);
         T chunk[row_chunk * max_vectors * 16];
-        input_gradient(w, s, rows, scratch.da, ld, gates, Wx,
+        input_gradient(w, t, s, rows, scratch.da, ld, gates, Wx,
                        scratch.dx_panel + share(ceil_div(s.D, s.lanes), w).begin * s.lanes * K, chunk, dx);
     });
 }

@@ -109,7 +109,14 @@ def bench(
     wrong, interrupted, told = False, False, set()
     console = common.console()
     with _same_conditions(threads, precision, wanted):
-        settings = Settings(ours, wanted, fastrnn.get_num_threads(), rounds, seconds, precision or "highest")
+        settings = Settings(
+            ours,
+            wanted,
+            fastrnn.get_num_threads(),
+            rounds,
+            seconds,
+            precision or fastrnn.get_float32_matmul_precision(),
+        )
         tables.print_settings(console, settings)
         try:
             for number, group in enumerate(groups, 1):
@@ -322,8 +329,8 @@ def _same_conditions(threads: int | None, precision: str | None, peers: tuple[st
     if threads is not None:
         fastrnn.set_num_threads(threads)
     if precision is not None:
-        before = fastrnn.get_float32_matmul_precision()  # type: ignore[attr-defined]
-        fastrnn.set_float32_matmul_precision(precision)  # type: ignore[attr-defined]
+        before = fastrnn.get_float32_matmul_precision()
+        fastrnn.set_float32_matmul_precision(precision)
     if "torch" in peers:
         import torch
 
@@ -334,4 +341,4 @@ def _same_conditions(threads: int | None, precision: str | None, peers: tuple[st
     finally:
         fastrnn.set_num_threads(threads_before)
         if precision is not None:
-            fastrnn.set_float32_matmul_precision(before)  # type: ignore[attr-defined]
+            fastrnn.set_float32_matmul_precision(before)

@@ -25,9 +25,8 @@ from fastrnn.cli import common
 PAUSE_SECONDS = 0.25
 FEWEST_CALLS = 3
 MOST_CALLS = 500
-BF16_EPS = 2.0**-7
 # Relative precision of float32 products: "high" may use TF32, or sums of two bfloat16 numbers.
-EPS = {"highest": float(np.finfo(np.float32).eps), "high": 2.0**-10, "medium": BF16_EPS}
+EPS = {"highest": float(np.finfo(np.float32).eps), "high": 2.0**-10, "medium": conformance.BF16_EPS}
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _provider(name: str, job: Job, arrays: dict[str, Any], settings: Settings) -
     if made is None:
         return None
     call, convert = made
-    return Provider(name, call, convert, BF16_EPS if name.endswith(":bf16") else eps)
+    return Provider(name, call, convert, conformance.BF16_EPS if name.endswith(":bf16") else eps)
 
 
 # ---- verifying -----------------------------------------------------------------------------------------------------

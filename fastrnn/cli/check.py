@@ -22,6 +22,7 @@ from rich.table import Table
 
 import fastrnn
 from fastrnn import conformance
+from fastrnn.backend import PRECISIONS
 from fastrnn.cli import common
 from fastrnn.conformance import Outcome
 
@@ -41,19 +42,27 @@ def check(
         list[str] | None,
         typer.Option(help="Instruction sets to force upon backend cpu, or 'all'. Default: the one that is running."),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"Of float32 products: {', '.join(PRECISIONS)}. Default: the one that is set, highest."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every case as JUnit XML.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every case as JSON.")] = None,
 ) -> None:
     """Check every kernel against the oracle on generated cases, and show the worst error as a part of its bound.
 
     A result passes if max|result - exact| <= 2 max|oracle - exact| + 4 eps max|exact|, where the oracle is plain NumPy
-    in the kernel's dtype and `exact` the same in a wider one. It must also have the right dtype and shape, leave its
-    inputs alone, come from the backend asked for, and be bitwise the same at 1, 2 and all threads.
+    in the kernel's dtype and `exact` the same in a wider one. At precision medium, where the processor has it, eps is
+    bfloat16's (2^-7) and the oracle rounds the operands of its products likewise. A result must also have the right
+    dtype and shape, leave its inputs alone, come from the backend asked for, and be bitwise the same at 1, 2 and all
+    threads.
 
     Exit code: 0 if all is right, 1 if a case failed, 2 for bad usage.
     """
     names = common.chosen(operations, list(conformance.CASES), "operation")
     dtypes = common.chosen(dtype, conformance.DTYPES, "dtype")
+    if precision is not None:
+        fastrnn.set_float32_matmul_precision(common.chosen([precision], PRECISIONS, "precision")[0])
     if backend is None:
         backends = [name for name in fastrnn.available_backends() if name != "reference"] or ["reference"]
     else:
@@ -102,7 +111,11 @@ def _forced(isa: str, operations: list[str], dtypes: list[str]) -> list[Outcome]
         path = Path(folder) / "outcomes.json"
         command = [sys.executable, "-m", "fastrnn", "check", *operations, "--backend", "cpu", "--json", str(path)]
         command += [f"--dtype={name}" for name in dtypes]
-        done = subprocess.run(command, env=os.environ | {"FASTRNN_ISA": isa}, stdout=subprocess.PIPE, text=True)
+        settings = {
+            "FASTRNN_ISA": isa,
+            "FASTRNN_FLOAT32_MATMUL_PRECISION": fastrnn.get_float32_matmul_precision(),
+        }
+        done = subprocess.run(command, env=os.environ | settings, stdout=subprocess.PIPE, text=True)
         if done.returncode not in (0, 1):
             common.fail(f"the check of instruction set {isa} ended with exit code {done.returncode}")
         outcomes = [_outcome(row) for row in json.loads(path.read_text())["outcomes"]]
@@ -154,13 +167,17 @@ def _grouped(outcomes: Iterable[Outcome]) -> dict[tuple[str, ...], list[Outcome]
     """Outcomes by operation, backend, instruction set and dtype, in the order in which each of these first came."""
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault((outcome.operation, outcome.backend, outcome.isa, outcome.dtype), []).append(outcome)
+        groups.setdefault((outcome.operation, outcome.backend, outcome.isa, _dtype(outcome)), []).append(outcome)
     order = [list(dict.fromkeys(column)) for column in zip(*groups, strict=True)]
 
     def place(key: tuple[str, ...]) -> list[int]:
         return [values.index(value) for values, value in zip(order, key, strict=True)]
 
     return {key: groups[key] for key in sorted(groups, key=place)}
+
+
+def _dtype(outcome: Outcome) -> str:
+    return outcome.dtype if outcome.precision == "highest" else f"{outcome.dtype} {outcome.precision}"
 
 
 def _report(outcomes: list[Outcome]) -> None:
@@ -182,7 +199,7 @@ def _report(outcomes: list[Outcome]) -> None:
     console.print(table)
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures[:SHOWN_FAILURES]:
-        where = " ".join(filter(None, (outcome.backend, outcome.isa, outcome.dtype)))
+        where = " ".join(filter(None, (outcome.backend, outcome.isa, _dtype(outcome))))
         text = f"{outcome.function}[{outcome.case}] on {where}: {outcome.failure}"
         console.print(f"[red]✗[/] {escape(text)}", soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
