@@ -205,6 +205,10 @@ void any_tile(int rows, int vectors, Index K, const typename S::Scalar* A, Index
     }
 }
 
+// Rows of an operand are packed so far ahead of their use that their cache lines have come: rows are pages apart, which
+// no prefetcher of the processor follows.
+constexpr Index pack_ahead = 24;
+
 // Both loops of pack work in squares of lanes x lanes, so that every cache line of B is used up while it is near.
 template <class S, class T = typename S::Scalar>
 void pack(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride, Index col_stride,
@@ -213,8 +217,11 @@ void pack(int vectors, const Index* first, const int* valid, Index K, const T* B
     const Index width = static_cast<Index>(vectors) * W;
     if (col_stride == 1) {
         for (Index k = 0; k < K; ++k)
-            for (int j = 0; j < vectors; ++j)
-                load_part<S>(B + k * k_stride + first[j], valid[j]).store(panel + k * width + j * W);
+            for (int j = 0; j < vectors; ++j) {
+                const T* from = B + k * k_stride + first[j];
+                prefetch(from + pack_ahead * k_stride);
+                load_part<S>(from, valid[j]).store(panel + k * width + j * W);
+            }
         return;
     }
     for (int j = 0; j < vectors; ++j) {
@@ -223,7 +230,10 @@ void pack(int vectors, const Index* first, const int* valid, Index K, const T* B
             const int depth = K - k < W ? static_cast<int>(K - k) : W;
             T square[W][W];  // [column][k]
             if (k_stride == 1) {
-                for (int i = 0; i < valid[j]; ++i) load_part<S>(from + i * col_stride + k, depth).store(square[i]);
+                for (int i = 0; i < valid[j]; ++i) {
+                    prefetch(from + i * col_stride + k + 4 * W);
+                    load_part<S>(from + i * col_stride + k, depth).store(square[i]);
+                }
             } else {
                 for (int i = 0; i < valid[j]; ++i)
                     for (int d = 0; d < depth; ++d) square[i][d] = from[i * col_stride + (k + d) * k_stride];
