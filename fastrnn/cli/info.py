@@ -23,6 +23,10 @@ def gather() -> dict[str, Any]:
         "backends": {name: reason or "usable" for name, reason in status.items()},
         "auto": next(iter(fastrnn.available_backends())),
         "set": fastrnn.get_backend(),
+        "precision": {
+            "float32 products": fastrnn.get_float32_matmul_precision(),
+            "medium": bool(cpu is not None and cpu.has_medium()),
+        },
         "isa": {
             "running": common.isa(),
             "supported": [] if cpu is None else list(cpu.isa_supported()),
@@ -90,6 +94,8 @@ def info(
     if isa["running"]:
         forced = " (forced by FASTRNN_ISA)" if isa["FASTRNN_ISA"] else ""
         table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(isa['supported'])}")
+    medium = "runs on bfloat16 products" if facts["precision"]["medium"] else "is not had by this processor"
+    table.add_row("precision", f"{facts['precision']['float32 products']}; medium {medium}")
     table.add_row("threads", str(facts["threads"]["fastrnn"]))
     table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
     table.add_row("CUDA", facts["cuda"])
