@@ -210,7 +210,7 @@ def choose(row: str) -> Chosen:
     global _warned
     name = get_backend()
     if name == "auto":
-        name = available_backends()[0]
+        name = next(name for name in COLUMNS if not _reason(name))
         if name != TABLE[0].name:
             if os.environ.get("FASTRNN_ISA"):  # asked for by name: no other kernels instead
                 raise RuntimeError(f"backend {TABLE[0].name!r} cannot run here: {_reason(TABLE[0].name)}")

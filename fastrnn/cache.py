@@ -92,6 +92,7 @@ class _Pool:
 # Where reference counts are exact, that is where there is a global lock, free blocks can be told.
 _COUNTS_REFERENCES = getattr(sys, "_is_gil_enabled", lambda: True)() and hasattr(sys, "getrefcount")
 _SMALL = 1 << 18
+_UNALIGNED = 1 << 12  # below, finding the address of a block costs more than its alignment saves
 
 
 def _pool_limit() -> int:
@@ -111,8 +112,10 @@ _pool = _Pool(_pool_limit())
 
 
 def buffer(count: int, dtype: np.dtype | type) -> np.ndarray:
-    """An uninitialised 1-D array of `count` elements that starts on a cache line."""
+    """An uninitialised 1-D array of `count` elements that starts on a cache line, unless it is a few lines long."""
     dtype = np.dtype(dtype)
+    if count * dtype.itemsize <= _UNALIGNED:
+        return np.empty(count, dtype)
     raw = _pool.take(count * dtype.itemsize + ALIGNMENT)
     start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + count * dtype.itemsize].view(dtype)
