@@ -431,6 +431,8 @@ def affine_cases() -> Iterator[Case]:
         yield from _affine("", shape, size_m)
     for sizes, size_m in (((1, 1, 1), 1), ((3, 5, 7), 9), ((16, 8, 64), 33), ((0, 3, 4), 5), ((3, 0, 4), 5)):
         yield from _affine("temporal_", sizes, size_m)
+    # Several blocks of k in every product, a part of the result that does not fill vectors, work for two threads.
+    yield from _affine("", (260, 40), 1030)
     for base in (*_affine("", (4, 2, 3), 5), *_affine("temporal_", (4, 2, 3), 5)):
         yield from _in_layouts(base)
 
@@ -491,6 +493,10 @@ def gram_cases() -> Iterator[Case]:
     for shape in ((1, 1, 1, 1), (2, 3, 5, 7), (1, 16, 8, 8), (3, 6, 4, 9), (1, 17, 13, 15), (2, 65, 7, 9)):
         yield from _gram(shape)
     yield from _gram((1, 96, 40, 40))
+    # One stretch of positions that threads share, several blocks of channels; stretches of several blocks.
+    yield from _gram((1, 1030, 8, 9))
+    yield from _gram((1, 20, 130, 130))
+    yield from _gram((1, 19, 17, 70), layout="NHWC")
     for layout, normalize in product(("NCHW", "NHWC"), (True, False)):
         yield from _gram((2, 5, 6, 7), layout=layout, normalize=normalize)
     for shape in ((0, 3, 4, 5), (2, 3, 0, 5), (2, 0, 4, 5)):

@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include <utility>
+
 #include "isa.h"
 #include "simd.h"
 
@@ -268,6 +270,65 @@ void pack_rows(int rows, Index K, const T* A, Index ld, T* out) {
             for (Index k = 0; k < K; ++k, out += rows)
                 for (int i = 0; i < rows; ++i) out[i] = A[k * ld + i];
     }
+}
+
+// A square of lanes x lanes is transposed in registers: in round D, bit D of the row's number and of the lane's change
+// places.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTRNN_SHUFFLES
+#endif
+#endif
+#if defined(FASTRNN_SHUFFLES)
+template <int D, class Raw, int... Lane>
+FASTRNN_INLINE void exchange(Raw& a, Raw& b, std::integer_sequence<int, Lane...>) {
+    constexpr int W = sizeof...(Lane);
+    const Raw low = __builtin_shufflevector(a, b, (Lane & D ? W + Lane - D : Lane)...);
+    b = __builtin_shufflevector(a, b, (Lane & D ? W + Lane : Lane + D)...);
+    a = low;
+}
+template <int D, int W, class Raw>
+FASTRNN_INLINE void transpose_rounds(Raw (&rows)[W]) {
+    if constexpr (D < W) {
+        FASTRNN_UNROLL
+        for (int i = 0; i < W; ++i)
+            if (!(i & D)) exchange<D>(rows[i], rows[i | D], std::make_integer_sequence<int, W>());
+        transpose_rounds<2 * D>(rows);
+    }
+}
+#endif
+
+template <class S, class T = typename S::Scalar>
+FASTRNN_INLINE void transpose_square(const T* A, Index a_row, T* out, Index out_row) {
+    constexpr int W = S::lanes;
+#if defined(FASTRNN_SHUFFLES)
+    typename S::Raw rows[W];
+    FASTRNN_UNROLL
+    for (int i = 0; i < W; ++i) rows[i] = S::load(A + i * a_row).v;
+    transpose_rounds<1>(rows);
+    FASTRNN_UNROLL
+    for (int i = 0; i < W; ++i) S{rows[i]}.store(out + i * out_row);
+#else
+    for (int i = 0; i < W; ++i)
+        for (int j = 0; j < W; ++j) out[j * out_row + i] = A[i * a_row + j];
+#endif
+}
+
+template <class S, class T = typename S::Scalar>
+void transpose(Index rows, Index columns, const T* A, Index a_row, T* out, Index out_row) {
+    constexpr int W = S::lanes;
+    for (Index i = 0; i < rows; i += W)
+        for (Index j = 0; j < columns; j += W) {
+            const T* from = A + i * a_row + j;
+            T* to = out + j * out_row + i;
+            const Index high = rows - i, wide = columns - j;
+            if (high >= W && wide >= W) {
+                transpose_square<S>(from, a_row, to, out_row);
+                continue;
+            }
+            for (Index r = 0; r < high && r < W; ++r)
+                for (Index q = 0; q < wide && q < W; ++q) to[q * out_row + r] = from[r * a_row + q];
+        }
 }
 
 // Valid units of group j of a tile.
@@ -639,6 +700,7 @@ constexpr Table<typename S::Scalar> make_table() {
         any_stream<S>,
         pack<S>,
         pack_rows<T>,
+        transpose<S>,
         lstm_forward<S>,
         lstm_backward<S>,
         gru_forward<S>,

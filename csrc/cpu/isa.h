@@ -58,6 +58,9 @@ struct Table {
     // The left operand of one tile, packed: `rows` columns of A (K, ·), whose rows are ld apart, as [k][rows].
     void (*pack_rows)(int rows, Index K, const T* A, Index ld, T* out);
 
+    // out (columns, rows) = A (rows, columns) transposed, rows of each at the distances given.
+    void (*transpose)(Index rows, Index columns, const T* A, Index a_row, T* out, Index out_row);
+
     // gates (rows, 4 lanes) are saved, c (rows, lanes) is written, h goes to h_rows and h_next.
     void (*lstm_forward)(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates);
     // a: dh from the next step, or null. dh_rows: dh from outside. dc (rows, lanes·vectors) in and out. da like gates.

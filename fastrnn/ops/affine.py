@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backend import choose, follow, ran
+from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
 from fastrnn.cache import Cache, buffer, empty
 from fastrnn.checks import Arguments
 
@@ -39,13 +39,15 @@ def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit; the message names the argument.
     """
     function = "affine_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, w))
     check = Arguments(function)
     x = check.raw("x", x)
     if x.ndim < 1:
         raise check.fail(ValueError, "x", "have shape (N, d1, ..., dk)", f"shape {x.shape}")
     flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     flat, w, b = check.floats(("x", flat, "N D"), ("w", w, "D M"), ("b", b, "M"))
-    return _forward(function, check, flat.reshape(x.shape), flat, w, b, (x.shape[0],))
+    return _forward(function, chosen, check, flat.reshape(x.shape), flat, w, b, (x.shape[0],))
 
 
 def affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -96,10 +98,12 @@ def temporal_affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit; the message names the argument.
     """
     function = "temporal_affine_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, product_operations(x, w))
     check = Arguments(function)
     x, w, b = check.floats(("x", x, "N T D"), ("w", w, "D M"), ("b", b, "M"))
     N, T, D = x.shape
-    return _forward(function, check, x, x.reshape(N * T, D), w, b, (N, T))
+    return _forward(function, chosen, check, x, x.reshape(N * T, D), w, b, (N, T))
 
 
 def temporal_affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -126,10 +130,16 @@ def temporal_affine_backward(dout: Any, cache: Cache) -> tuple[np.ndarray, ...]:
 
 
 def _forward(
-    function: str, check: Arguments, x: np.ndarray, flat: np.ndarray, w: Any, b: Any, rows: tuple[int, ...]
+    function: str,
+    chosen: Chosen,
+    check: Arguments,
+    x: np.ndarray,
+    flat: np.ndarray,
+    w: Any,
+    b: Any,
+    rows: tuple[int, ...],
 ) -> tuple[np.ndarray, Cache]:
     """`x` as it was given, and `flat`, its rows (rows, D)."""
-    chosen = choose(_ROW)
     if chosen.is_reference:
         out, kept = getattr(chosen.kernels, function)(x, w, b)
     else:
@@ -143,8 +153,10 @@ def _forward(
 
 def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) -> tuple[np.ndarray, ...]:
     cache = Arguments(function).cache(cache, forward)
-    (dout,) = Arguments(function, cache.dims).floats(("dout", dout, pattern), dtype=cache.dtype)
     chosen = follow(_ROW, function, cache)
+    d = cache.dims
+    rouse(chosen, 4.0 * d["N"] * d.get("T", 1) * d["D"] * d["M"])
+    (dout,) = Arguments(function, d).floats(("dout", dout, pattern), dtype=cache.dtype)
     out: tuple[np.ndarray, ...]
     if chosen.is_reference:
         out = getattr(chosen.kernels, function)(dout, cache.kept)

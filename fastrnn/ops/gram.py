@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backend import choose, ran
+from fastrnn.backend import choose, ran, rouse
 from fastrnn.cache import buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "gram"
+_AXES = {"NCHW": "N C H W", "NHWC": "N H W C"}
 
 
 def gram_matrix(features: Any, normalize: bool = True, layout: str = "NCHW") -> np.ndarray:
@@ -37,8 +38,9 @@ def gram_matrix(features: Any, normalize: bool = True, layout: str = "NCHW") -> 
         A shape, dtype or layout does not fit, or `normalize` would divide by zero.
     """
     function = "gram_matrix"
-    f, scale, _ = _features(Arguments(function), features, normalize, layout)
     chosen = choose(_ROW)
+    rouse(chosen, _operations(features, layout))
+    f, scale = _features(Arguments(function), features, normalize, layout)
     if chosen.is_reference:
         gram = chosen.kernels.gram_matrix(np.asarray(features, f.dtype), normalize, layout)
     else:
@@ -71,28 +73,37 @@ def gram_backward(dgram: Any, features: Any, normalize: bool = True, layout: str
         As :func:`gram_matrix`.
     """
     function = "gram_backward"
-    check = Arguments(function)
-    f, scale, dfeatures = _features(check, features, normalize, layout)
-    (dgram,) = check.floats(("dgram", dgram, "N C C"), dtype=f.dtype)
     chosen = choose(_ROW)
+    rouse(chosen, 2 * _operations(features, layout))
+    check = Arguments(function)
+    f, scale = _features(check, features, normalize, layout)
+    (dgram,) = check.floats(("dgram", dgram, "N C C"), dtype=f.dtype)
     if chosen.is_reference:
         dfeatures = chosen.kernels.gram_backward(dgram, np.asarray(features, f.dtype), normalize, layout)
     else:
         size = chosen.kernels.gram_buffers(*f.shape, f.itemsize)[1]
+        dfeatures = empty(tuple(check[axis] for axis in _AXES[layout].split()), f.dtype)
         chosen.kernels.gram_backward(dgram, f, scale, buffer(size, f.dtype), _by_channel(dfeatures, layout))
     ran(function, chosen)
     return dfeatures
 
 
-def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> tuple[np.ndarray, float, np.ndarray]:
-    """Feature maps as (N, C, P), the factor of the Gram matrix, and room for their gradient in their own layout."""
+def _operations(features: Any, layout: Any) -> float:
+    """Floating-point operations of a Gram matrix; 0 where the features are no array of four axes."""
+    if type(features) is not np.ndarray or features.ndim != 4:
+        return 0.0
+    return float(features.size) * features.shape[3 if layout == "NHWC" else 1]
+
+
+def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> tuple[np.ndarray, float]:
+    """Feature maps as (N, C, P), and the factor of the Gram matrix."""
     layout = check.choice("layout", layout, ("NCHW", "NHWC"))
     normalize = check.flag("normalize", normalize)
-    (features,) = check.floats(("features", features, "N C H W" if layout == "NCHW" else "N H W C"))
+    (features,) = check.floats(("features", features, _AXES[layout]))
     count = check["C"] * check["H"] * check["W"]
     if normalize and count == 0:
         raise check.fail(ValueError, "features", "have C*H*W > 0 to be normalized", f"shape {features.shape}")
-    return _by_channel(features, layout), 1.0 / count if normalize else 1.0, empty(features.shape, features.dtype)
+    return _by_channel(features, layout), 1.0 / count if normalize else 1.0
 
 
 def _by_channel(maps: np.ndarray, layout: str) -> np.ndarray:
