@@ -46,13 +46,14 @@ FASTRNN_INLINE void prefetch(const void* p) {
 }
 
 template <class S, int MR, int NV>
-void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
-          const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C, Index c_row,
-          Index c_vec) {
+FASTRNN_INLINE void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
+                         const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C,
+                         Index c_row, Index c_vec) {
     using T = typename S::Scalar;
-    const T* row[MR];
+    // Three rows share a pointer: with one each there would be more pointers than registers.
+    const T* row[(MR + 2) / 3];
     FASTRNN_UNROLL
-    for (int i = 0; i < MR; ++i) row[i] = A + i * a_row;
+    for (int i = 0; i < MR; i += 3) row[i / 3] = A + i * a_row;
     Index k = 0;
     do {
         const Index end = K - k < k_slice ? K : k + k_slice;
@@ -71,10 +72,12 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
             }
             FASTRNN_UNROLL
             for (int i = 0; i < MR; ++i) {
-                const S a = S::all(row[i][k * a_col]);
+                const S a = S::all(row[i / 3][i % 3 * a_row]);
                 FASTRNN_UNROLL
                 for (int j = 0; j < NV; ++j) acc[i][j] = a * b[j] + acc[i][j];
             }
+            FASTRNN_UNROLL
+            for (int i = 0; i < MR; i += 3) row[i / 3] += a_col;
             B += NV * S::lanes;
         }
         FASTRNN_UNROLL
