@@ -194,6 +194,18 @@ void any_tile(int rows, int vectors, Index K, const typename S::Scalar* A, Index
     }
 }
 
+// The first `depth` columns of the square as rows of `width`.
+template <class S, class T = typename S::Scalar>
+FASTRNN_INLINE void store_transposed(const T (&square)[S::lanes][S::lanes], int depth, T* to, Index width) {
+    S rows[S::lanes];
+    FASTRNN_UNROLL
+    for (int i = 0; i < S::lanes; ++i) rows[i] = S::load(square[i]);
+    S::transpose(rows);
+    FASTRNN_UNROLL
+    for (int d = 0; d < S::lanes; ++d)
+        if (d < depth) rows[d].store(to + d * width);
+}
+
 // Both loops of pack work in squares of lanes x lanes, so that every cache line of B is used up while it is near.
 template <class S, class T = typename S::Scalar>
 void pack(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride, Index col_stride,
@@ -218,9 +230,7 @@ void pack(int vectors, const Index* first, const int* valid, Index K, const T* B
                     for (int d = 0; d < depth; ++d) square[i][d] = from[i * col_stride + (k + d) * k_stride];
             }
             for (int i = valid[j]; i < W; ++i) S::zero().store(square[i]);
-            T* to = panel + k * width + j * W;
-            for (int d = 0; d < depth; ++d)
-                for (int i = 0; i < W; ++i) to[d * width + i] = square[i][d];
+            store_transposed<S>(square, depth, panel + k * width + j * W, width);
         }
     }
 }
@@ -453,6 +463,82 @@ double softmax_row(Index V, const T* x, Index stride, Index y, T scale, T* dx) {
     return ::log(sum) - (static_cast<double>(chosen) - static_cast<double>(max));
 }
 
+// ---- softmax with one sample a lane: row v of s holds the scores of word v for vectors * lanes samples --------------
+
+template <class S, class T = typename S::Scalar>
+void pack_rows(int vectors, Index count, const T* const* rows, Index K, Index stride, T* panel) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (Index k = 0; k < K; k += W) {
+        const int depth = K - k < W ? static_cast<int>(K - k) : W;
+        for (Index r = 0; r < width; r += W) {
+            T square[W][W];  // [row][k]
+            const int valid = count - r < W ? (count > r ? static_cast<int>(count - r) : 0) : W;
+            for (int i = 0; i < valid; ++i) {
+                const T* from = rows[r + i] + k * stride;
+                if (stride == 1)
+                    load_part<S>(from, depth).store(square[i]);
+                else
+                    for (int d = 0; d < depth; ++d) square[i][d] = from[d * stride];
+            }
+            for (int i = valid; i < W; ++i) S::zero().store(square[i]);
+            store_transposed<S>(square, depth, panel + k * width + r, width);
+        }
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_top(Index V, int vectors, T* s, const T* bias, Index bias_stride, T* top) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        S t = S::load(top + j * W);
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) {
+            const S x = S::load(at) + S::all(bias[v * bias_stride]);
+            x.store(at);
+            t = maximum(t, x);
+        }
+        t.store(top + j * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_exp(Index V, int vectors, T* s, const T* top, T* sum) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        const S shift = S::load(top + j * W);
+        S total = S::zero();
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) {
+            const S e = exp_neg(S::load(at) - shift);
+            e.store(at);
+            total = total + e;
+        }
+        total.store(sum + j * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_scale(Index V, int vectors, T* s, const T* factor) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        const S f = S::load(factor + j * W);
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) (S::load(at) * f).store(at);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void log_of(Index n, const T* x, T* y) {
+    for (Index i = 0; i < n; i += S::lanes) {
+        const int rest = n - i < S::lanes ? static_cast<int>(n - i) : S::lanes;
+        store_part(log(load_part<S>(x + i, rest)), y + i, rest);
+    }
+}
+
 template <class S, class T = typename S::Scalar>
 double squared_distance(Index n, const T* a, const T* b) {
     constexpr int W = S::lanes;
@@ -553,7 +639,7 @@ void evaluate(int which, Index n, const T* x, T* y) {
     for (Index i = 0; i < n; i += W) {
         const int rest = n - i < W ? static_cast<int>(n - i) : W;
         const S v = load_part<S>(x + i, rest);
-        store_part(which == 0 ? sigmoid(v) : which == 1 ? tanh(v) : exp_neg(v), y + i, rest);
+        store_part(which == 0 ? sigmoid(v) : which == 1 ? tanh(v) : which == 2 ? exp_neg(v) : log(v), y + i, rest);
     }
 }
 
@@ -592,6 +678,11 @@ constexpr Table<typename S::Scalar> make_table() {
         rnn_backward<S>,
         add<S>,
         softmax_row<S>,
+        pack_rows<S>,
+        lanes_top<S>,
+        lanes_exp<S>,
+        lanes_scale<S>,
+        log_of<S>,
         squared_distance<S>,
         scaled_difference<S>,
         tv_row<S>,

@@ -68,6 +68,15 @@ struct Table {
     void (*add)(Index n, const T* x, T* sum);
     // One row of scores: softmax loss of word y, and the gradient times scale.
     double (*softmax_row)(Index V, const T* x, Index stride, Index y, T scale, T* dx);
+    // Rows rows[r][k * stride] as the columns of a panel, zeros after the first `count`.
+    void (*pack_rows)(int vectors, Index count, const T* const* rows, Index K, Index stride, T* panel);
+    // Softmax with one sample a lane: row v of s (V, vectors * lanes) holds the scores of word v.
+    // s += bias(v), top = max(top, s);  s = exp(s - top), sum = its sum over v;  s *= factor.
+    void (*lanes_top)(Index V, int vectors, T* s, const T* bias, Index bias_stride, T* top);
+    void (*lanes_exp)(Index V, int vectors, T* s, const T* top, T* sum);
+    void (*lanes_scale)(Index V, int vectors, T* s, const T* factor);
+    // y = log(x)
+    void (*log)(Index n, const T* x, T* y);
     double (*squared_distance)(Index n, const T* a, const T* b);
     void (*scaled_difference)(Index n, const T* a, const T* b, T scale, T* out);
     double (*tv_row)(Index W, const T* row, const T* below);
@@ -79,7 +88,7 @@ struct Table {
     void (*adam)(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out,
                  T* v_out);
 
-    // For tests: y = sigmoid(x), tanh(x) or exp(x) (x <= 0) by `which` 0, 1, 2.
+    // For tests: y = sigmoid(x), tanh(x), exp(x) (x <= 0) or log(x) by `which` 0, 1, 2, 3.
     void (*evaluate)(int which, Index n, const T* x, T* y);
     // Floating-point operations of a loop that touches registers only, `rounds` times.
     double (*peak)(Index rounds);
