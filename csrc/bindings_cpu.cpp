@@ -240,6 +240,29 @@ void temporal_softmax_loss(Array x, Array y, Array mask, Index count, Array row_
     });
 }
 
+py::tuple vocab_softmax_loss_buffers(Index R, Index H, Index V, Index itemsize) {
+    const BufferSizes b = itemsize == 4 ? cpu::vocab_softmax_loss_buffers<float>(R, H, V)
+                                        : cpu::vocab_softmax_loss_buffers<double>(R, H, V);
+    return py::make_tuple(b.backward);
+}
+
+void vocab_softmax_loss(Array h, Array W, Array b, Array y, Array mask, Array workspace, Array loss, Array dh, Array dW,
+                        Array db) {
+    by_dtype(h, [&](auto like) {
+        using T = decltype(like);
+        const auto h_ = cube<T>(h);
+        const auto W_ = matrix<T>(W);
+        const auto b_ = vec<T>(b);
+        const auto y_ = vec<Index>(y);
+        const Vec<unsigned char> mask_ = {static_cast<const unsigned char*>(mask.data()), mask.strides(0)};
+        double* loss_ = output<double>(loss);
+        T *workspace_ = output<T>(workspace), *dh_ = output<T>(dh), *dW_ = output<T>(dW), *db_ = output<T>(db);
+        const Index N = h.shape(0), steps = h.shape(1), H = h.shape(2), V = W.shape(1);
+        py::gil_scoped_release nogil;
+        cpu::vocab_softmax_loss(N, steps, H, V, h_, W_, b_, y_, mask_, workspace_, loss_, dh_, dW_, db_);
+    });
+}
+
 py::tuple gram_buffers(Index N, Index C, Index P, Index itemsize) {
     const BufferSizes b = itemsize == 4 ? cpu::gram_buffers<float>(N, C, P) : cpu::gram_buffers<double>(N, C, P);
     return py::make_tuple(b.forward, b.backward);
@@ -390,7 +413,7 @@ double measure_peak(const std::string& dtype, int threads) {
     return best;
 }
 
-// For tests: sigmoid (0), tanh (1) or exp of negatives (2) as the kernels compute them.
+// For tests: sigmoid (0), tanh (1), exp of negatives (2) or log (3) as the kernels compute them.
 void evaluate(int which, Array x, Array y) {
     by_dtype(x, [&](auto like) {
         using T = decltype(like);
@@ -441,6 +464,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("affine_forward", affine_forward);
     m.def("affine_backward", affine_backward);
     m.def("temporal_softmax_loss", temporal_softmax_loss);
+    m.def("vocab_softmax_loss_buffers", vocab_softmax_loss_buffers);
+    m.def("vocab_softmax_loss", vocab_softmax_loss);
     m.def("gram_buffers", gram_buffers);
     m.def("gram_matrix", gram_matrix);
     m.def("gram_backward", gram_backward);

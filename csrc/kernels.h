@@ -121,6 +121,15 @@ void affine_backward(Index N, Index D, Index M, Matrix<T> dout, Matrix<T> x, Mat
 template <class T>
 void temporal_softmax_loss(Index R, Index V, Matrix<T> x, Vec<Index> y, Vec<unsigned char> mask, Index count,
                            double* row_loss, T* dx);
+// The same of the scores x = h W + b, which are never held all at once: with what two threads have on their stacks, the
+// workspace (.backward) is within a tenth of them, where N T and V are some hundreds at least.
+// h (N,T,H)  W (H,V)  b (V)  y, mask (N T)  ->  loss (1): the sum of row_loss; dh (N,T,H), dW (H,V), db (V) with count
+// = N
+template <class T>
+BufferSizes vocab_softmax_loss_buffers(Index R, Index H, Index V);
+template <class T>
+void vocab_softmax_loss(Index N, Index steps, Index H, Index V, Cube<T> h, Matrix<T> W, Vec<T> b, Vec<Index> y,
+                        Vec<unsigned char> mask, T* workspace, double* loss, T* dh, T* dW, T* db);
 
 // ---- gram -----------------------------------------------------------------------------------------------------------
 // f (N,C,P)  ->  g (N,C,C) = scale f f^T, exactly symmetric

@@ -26,7 +26,7 @@ from fastrnn.ops.image_losses import (
 from fastrnn.ops.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from fastrnn.ops.optim import adam, rmsprop, sgd, sgd_momentum
 from fastrnn.ops.rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
-from fastrnn.ops.softmax_loss import temporal_softmax_loss
+from fastrnn.ops.softmax_loss import temporal_softmax_loss, vocab_softmax_loss
 from fastrnn.patch import patch
 from fastrnn.version import __version__
 
@@ -71,6 +71,7 @@ __all__ = [
     "temporal_softmax_loss",
     "tv_loss",
     "tv_loss_backward",
+    "vocab_softmax_loss",
     "word_embedding_backward",
     "word_embedding_forward",
 ]

@@ -466,6 +466,54 @@ def softmax_loss_cases() -> Iterator[Case]:
     yield from _softmax("scores far from 0", shape, x=1e4 + _rng("far scores").normal(size=shape))
     for base in _softmax("", (4, 3, 9)):
         yield from _in_layouts(base)
+    yield from _vocab_cases()
+
+
+def _vocab(name: str, shape: tuple[int, ...], **given: Any) -> Iterator[Case]:
+    """Random hidden states, vocabulary, targets and mask for N, T, H, V, unless given."""
+    rng = _rng("vocab_softmax_loss", name, shape)
+    size_n, size_t, size_h, size_v = shape
+    a: Arrays = {
+        "h": rng.normal(size=(size_n, size_t, size_h)),
+        "W": 2 * rng.normal(size=(size_h, size_v)) / np.sqrt(max(size_h, 1)),
+        "b": rng.normal(size=size_v),
+        "y": rng.integers(0, max(size_v, 1), (size_n, size_t)),
+        "mask": rng.random((size_n, size_t)) < 0.7,
+        **given,
+    }
+
+    def call(m: Any, a: Arrays) -> Outputs:
+        results = m.vocab_softmax_loss(*(a[key] for key in ("h", "W", "b", "y", "mask")))
+        return dict(zip(("loss", "dh", "dW", "db"), results, strict=True))
+
+    yield Case("softmax_loss", "vocab_softmax_loss", f"{_sizes(shape)} {name}".strip(), a, call)
+
+
+def _vocab_cases() -> Iterator[Case]:
+    # Around tiles, vectors and panels of words; then several chunks of rows, the last one narrower, of each width.
+    for shape in ((1, 1, 1, 1), (3, 4, 2, 1), (2, 3, 5, 7), (5, 4, 16, 16), (4, 6, 13, 33), (3, 7, 65, 130)):
+        yield from _vocab("", shape)
+    for shape in ((10, 17, 70, 300), (15, 37, 40, 700), (44, 25, 24, 300), (1, 1300, 70, 257)):
+        yield from _vocab("", shape)
+    for shape in ((3, 0, 4, 5), (3, 4, 0, 5), (2, 90, 0, 70)):
+        yield from _vocab("", shape)
+    shape = (3, 5, 6, 11)
+    flat = np.arange(15).reshape(3, 5)
+    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
+        yield from _vocab(f"mask {name}", shape, mask=mask)
+    yield from _vocab("no words, none counted", (3, 5, 6, 0), y=flat, mask=flat < 0)
+    for kind in "bhilBHIL":
+        yield from _vocab(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
+    yield from _vocab("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    rng = _rng("vocabulary", "extreme")
+    copying = {"W": np.eye(8)[rng.integers(0, 8, 150)].T, "b": np.zeros(150)}  # each score is one of h, exactly
+    yield from _vocab("extreme scores", (4, 9, 8, 150), h=rng.choice(EXTREMES, (4, 9, 8)), **copying)
+    yield from _vocab("scores far from 0", shape, b=1e4 + rng.normal(size=11))
+    never = np.where(np.arange(150) % 3, rng.normal(size=150), -np.inf)  # words that cannot be said, whole vectors too
+    never[64:130] = -np.inf
+    yield from _vocab("words of no chance", (4, 9, 8, 150), b=never, y=rng.choice([1, 2, 4, 149], (4, 9)))
+    for base in _vocab("", (4, 3, 5, 9)):
+        yield from _in_layouts(base)
 
 
 # ---- gram ----------------------------------------------------------------------------------------------------------

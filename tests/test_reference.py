@@ -386,6 +386,15 @@ def test_softmax_loss(rng):
     assert_gradients(lambda x: reference.temporal_softmax_loss(x, y, mask)[0], [x], [dx])
 
 
+def test_vocab_softmax_loss(rng):
+    h, W, b = rng.standard_normal((N, T, H)), rng.standard_normal((H, 5)), rng.standard_normal(5)
+    y, mask = rng.integers(0, 5, (N, T)), rng.random((N, T)) < 0.6
+    loss, *gradients = reference.vocab_softmax_loss(h, W, b, y, mask)
+    scores = h @ W + b
+    assert loss == pytest.approx(reference.temporal_softmax_loss(scores, y, mask)[0], rel=1e-14)
+    assert_gradients(lambda _: reference.vocab_softmax_loss(h, W, b, y, mask)[0], [h, W, b], gradients)
+
+
 def test_softmax_loss_does_not_look_at_masked_steps(rng):
     x, y = rng.standard_normal((N, T, 5)), rng.integers(0, 5, (N, T))
     mask = np.ones((N, T), bool)
@@ -587,6 +596,7 @@ def every_result(dtype, rng):
     yield "temporal_affine", (out, *reference.temporal_affine_backward(out, cache))
     ids, mask = np.zeros((2, 3), int), np.ones((2, 3), bool)
     yield "softmax_loss", reference.temporal_softmax_loss(array(2, 3, 4), ids, mask)
+    yield "vocab_softmax_loss", reference.vocab_softmax_loss(array(2, 3, 5), array(5, 4), array(4), ids, mask)
 
     features, scale = array(1, 3, 2, 2), np.float64(0.5)  # a float64 scalar must not promote the arrays
     gram = reference.gram_matrix(features)

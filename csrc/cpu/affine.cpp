@@ -76,7 +76,7 @@ void affine_backward(Index N, Index D, Index M, Matrix<T> dout, Matrix<T> x, Mat
             T total[max_vectors * max_lanes<T>] = {};
             const Index valid = std::min<Index>(Index(c.vectors) * t.lanes, M - c.first[0]);
             if (k) std::copy_n(db + c.first[0], valid, total);
-            t.sum_panel(c.vectors, depth, panel, total);
+            t.column_sums(c.vectors, depth, panel, Index(c.vectors) * t.lanes, total);
             std::copy_n(total, valid, db + c.first[0]);
         };
         multiply_part(worker, 1, D, M, N, transposed(x), plain(dout), static_cast<const T*>(nullptr), scratch.for_dw,

@@ -177,7 +177,7 @@ void pack_bf16(int vectors, const Index* first_column, const int* valid, Index K
     }
 }
 
-void pack_rows_bf16(int rows, Index K, const float* A, Index ld, float* out) {
+void pack_tile_bf16(int rows, Index K, const float* A, Index ld, float* out) {
     const __mmask16 valid = first(rows);
     for (Index k = 0; k < K; k += 2, out += rows) {
         const __m512 low = _mm512_maskz_loadu_ps(valid, A + k * ld);
@@ -190,7 +190,7 @@ constexpr Table<float> with_bf16_products(Table<float> t) {
     t.depth_unit = 2;
     t.tile = any_tile_bf16;
     t.pack = pack_bf16;
-    t.pack_rows = pack_rows_bf16;
+    t.pack_tile = pack_tile_bf16;
     return t;
 }
 

@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-#include <utility>
-
 #include "isa.h"
 #include "simd.h"
 
@@ -48,13 +46,14 @@ FASTRNN_INLINE void prefetch(const void* p) {
 }
 
 template <class S, int MR, int NV>
-void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
-          const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C, Index c_row,
-          Index c_vec) {
+FASTRNN_INLINE void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const typename S::Scalar* B,
+                         const typename S::Scalar* init, Index init_row, Index init_vec, typename S::Scalar* C,
+                         Index c_row, Index c_vec) {
     using T = typename S::Scalar;
-    const T* row[MR];
+    // Three rows share a pointer: with one each there would be more pointers than registers.
+    const T* row[(MR + 2) / 3];
     FASTRNN_UNROLL
-    for (int i = 0; i < MR; ++i) row[i] = A + i * a_row;
+    for (int i = 0; i < MR; i += 3) row[i / 3] = A + i * a_row;
     FASTRNN_UNROLL
     for (int i = 0; i < MR; ++i) {
         FASTRNN_UNROLL
@@ -80,10 +79,12 @@ void tile(Index K, const typename S::Scalar* A, Index a_row, Index a_col, const 
             }
             FASTRNN_UNROLL
             for (int i = 0; i < MR; ++i) {
-                const S a = S::all(row[i][k * a_col]);
+                const S a = S::all(row[i / 3][i % 3 * a_row]);
                 FASTRNN_UNROLL
                 for (int j = 0; j < NV; ++j) acc[i][j] = a * b[j] + acc[i][j];
             }
+            FASTRNN_UNROLL
+            for (int i = 0; i < MR; i += 3) row[i / 3] += a_col;
             B += NV * S::lanes;
         }
         T* to = C;
@@ -211,6 +212,18 @@ void any_tile(int rows, int vectors, Index K, const typename S::Scalar* A, Index
 // no prefetcher of the processor follows.
 constexpr Index pack_ahead = 24;
 
+// The first `depth` columns of the square as rows of `width`.
+template <class S, class T = typename S::Scalar>
+FASTRNN_INLINE void store_transposed(const T (&square)[S::lanes][S::lanes], int depth, T* to, Index width) {
+    S rows[S::lanes];
+    FASTRNN_UNROLL
+    for (int i = 0; i < S::lanes; ++i) rows[i] = S::load(square[i]);
+    S::transpose(rows);
+    FASTRNN_UNROLL
+    for (int d = 0; d < S::lanes; ++d)
+        if (d < depth) rows[d].store(to + d * width);
+}
+
 // Both loops of pack work in squares of lanes x lanes, so that every cache line of B is used up while it is near.
 template <class S, class T = typename S::Scalar>
 void pack(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride, Index col_stride,
@@ -241,77 +254,43 @@ void pack(int vectors, const Index* first, const int* valid, Index K, const T* B
                     for (int d = 0; d < depth; ++d) square[i][d] = from[i * col_stride + (k + d) * k_stride];
             }
             for (int i = valid[j]; i < W; ++i) S::zero().store(square[i]);
-            T* to = panel + k * width + j * W;
-            for (int d = 0; d < depth; ++d)
-                for (int i = 0; i < W; ++i) to[d * width + i] = square[i][d];
+            store_transposed<S>(square, depth, panel + k * width + j * W, width);
         }
     }
 }
 
 template <class T, int Rows>
-void pack_rows_of(Index K, const T* A, Index ld, T* out) {
+void pack_tile_of(Index K, const T* A, Index ld, T* out) {
     for (Index k = 0; k < K; ++k, A += ld, out += Rows)
         for (int i = 0; i < Rows; ++i) out[i] = A[i];
 }
 template <class T>
-void pack_rows(int rows, Index K, const T* A, Index ld, T* out) {
+void pack_tile(int rows, Index K, const T* A, Index ld, T* out) {
     switch (rows) {
         case 3:
-            return pack_rows_of<T, 3>(K, A, ld, out);
+            return pack_tile_of<T, 3>(K, A, ld, out);
         case 4:
-            return pack_rows_of<T, 4>(K, A, ld, out);
+            return pack_tile_of<T, 4>(K, A, ld, out);
         case 6:
-            return pack_rows_of<T, 6>(K, A, ld, out);
+            return pack_tile_of<T, 6>(K, A, ld, out);
         case 8:
-            return pack_rows_of<T, 8>(K, A, ld, out);
+            return pack_tile_of<T, 8>(K, A, ld, out);
         case 12:
-            return pack_rows_of<T, 12>(K, A, ld, out);
+            return pack_tile_of<T, 12>(K, A, ld, out);
         default:
             for (Index k = 0; k < K; ++k, out += rows)
                 for (int i = 0; i < rows; ++i) out[i] = A[k * ld + i];
     }
 }
 
-// A square of lanes x lanes is transposed in registers: in round D, bit D of the row's number and of the lane's change
-// places.
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define FASTRNN_SHUFFLES
-#endif
-#endif
-#if defined(FASTRNN_SHUFFLES)
-template <int D, class Raw, int... Lane>
-FASTRNN_INLINE void exchange(Raw& a, Raw& b, std::integer_sequence<int, Lane...>) {
-    constexpr int W = sizeof...(Lane);
-    const Raw low = __builtin_shufflevector(a, b, (Lane & D ? W + Lane - D : Lane)...);
-    b = __builtin_shufflevector(a, b, (Lane & D ? W + Lane : Lane + D)...);
-    a = low;
-}
-template <int D, int W, class Raw>
-FASTRNN_INLINE void transpose_rounds(Raw (&rows)[W]) {
-    if constexpr (D < W) {
-        FASTRNN_UNROLL
-        for (int i = 0; i < W; ++i)
-            if (!(i & D)) exchange<D>(rows[i], rows[i | D], std::make_integer_sequence<int, W>());
-        transpose_rounds<2 * D>(rows);
-    }
-}
-#endif
-
 template <class S, class T = typename S::Scalar>
 FASTRNN_INLINE void transpose_square(const T* A, Index a_row, T* out, Index out_row) {
-    constexpr int W = S::lanes;
-#if defined(FASTRNN_SHUFFLES)
-    typename S::Raw rows[W];
+    S rows[S::lanes];
     FASTRNN_UNROLL
-    for (int i = 0; i < W; ++i) rows[i] = S::load(A + i * a_row).v;
-    transpose_rounds<1>(rows);
+    for (int i = 0; i < S::lanes; ++i) rows[i] = S::load(A + i * a_row);
+    S::transpose(rows);
     FASTRNN_UNROLL
-    for (int i = 0; i < W; ++i) S{rows[i]}.store(out + i * out_row);
-#else
-    for (int i = 0; i < W; ++i)
-        for (int j = 0; j < W; ++j) out[j * out_row + i] = A[i * a_row + j];
-#endif
+    for (int i = 0; i < S::lanes; ++i) rows[i].store(out + i * out_row);
 }
 
 template <class S, class T = typename S::Scalar>
@@ -456,7 +435,7 @@ void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index l
 }
 
 template <class S, int NV, class T = typename S::Scalar>
-FASTRNN_INLINE void sum_rows_of(Index K, const T* A, Index ld, T* sum) {
+FASTRNN_INLINE void column_sums_of(Index K, const T* A, Index ld, T* sum) {
     constexpr int W = S::lanes;
     S total[NV];
     FASTRNN_UNROLL
@@ -476,16 +455,16 @@ FASTRNN_INLINE void sum_rows_of(Index K, const T* A, Index ld, T* sum) {
     for (int j = 0; j < NV; ++j) total[j].store(sum + j * W);
 }
 template <class S, class T = typename S::Scalar>
-void sum_rows(int vectors, Index K, const T* A, Index ld, T* sum) {
+void column_sums(int vectors, Index K, const T* A, Index ld, T* sum) {
     switch (vectors) {
         case 1:
-            return sum_rows_of<S, 1>(K, A, ld, sum);
+            return column_sums_of<S, 1>(K, A, ld, sum);
         case 2:
-            return sum_rows_of<S, 2>(K, A, ld, sum);
+            return column_sums_of<S, 2>(K, A, ld, sum);
         case 3:
-            return sum_rows_of<S, 3>(K, A, ld, sum);
+            return column_sums_of<S, 3>(K, A, ld, sum);
         default:
-            return sum_rows_of<S, 4>(K, A, ld, sum);
+            return column_sums_of<S, 4>(K, A, ld, sum);
     }
 }
 
@@ -565,6 +544,82 @@ double softmax_row(Index V, const T* x, Index stride, Index y, T scale, T* dx) {
     for (; i < V; ++i) dx[i] *= static_cast<T>(scale / sum);
     dx[y] -= scale;
     return ::log(sum) - (static_cast<double>(chosen) - static_cast<double>(max));
+}
+
+// ---- softmax with one sample a lane: row v of s holds the scores of word v for vectors * lanes samples --------------
+
+template <class S, class T = typename S::Scalar>
+void pack_rows(int vectors, Index count, const T* const* rows, Index K, Index stride, T* panel) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (Index k = 0; k < K; k += W) {
+        const int depth = K - k < W ? static_cast<int>(K - k) : W;
+        for (Index r = 0; r < width; r += W) {
+            T square[W][W];  // [row][k]
+            const int valid = count - r < W ? (count > r ? static_cast<int>(count - r) : 0) : W;
+            for (int i = 0; i < valid; ++i) {
+                const T* from = rows[r + i] + k * stride;
+                if (stride == 1)
+                    load_part<S>(from, depth).store(square[i]);
+                else
+                    for (int d = 0; d < depth; ++d) square[i][d] = from[d * stride];
+            }
+            for (int i = valid; i < W; ++i) S::zero().store(square[i]);
+            store_transposed<S>(square, depth, panel + k * width + r, width);
+        }
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_top(Index V, int vectors, T* s, const T* bias, Index bias_stride, T* top) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        S t = S::load(top + j * W);
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) {
+            const S x = S::load(at) + S::all(bias[v * bias_stride]);
+            x.store(at);
+            t = maximum(t, x);
+        }
+        t.store(top + j * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_exp(Index V, int vectors, T* s, const T* top, T* sum) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        const S shift = S::load(top + j * W);
+        S total = S::zero();
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) {
+            const S e = exp_neg(S::load(at) - shift);
+            e.store(at);
+            total = total + e;
+        }
+        total.store(sum + j * W);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void lanes_scale(Index V, int vectors, T* s, const T* factor) {
+    constexpr int W = S::lanes;
+    const Index width = static_cast<Index>(vectors) * W;
+    for (int j = 0; j < vectors; ++j) {
+        const S f = S::load(factor + j * W);
+        T* at = s + j * W;
+        for (Index v = 0; v < V; ++v, at += width) (S::load(at) * f).store(at);
+    }
+}
+
+template <class S, class T = typename S::Scalar>
+void log_of(Index n, const T* x, T* y) {
+    for (Index i = 0; i < n; i += S::lanes) {
+        const int rest = n - i < S::lanes ? static_cast<int>(n - i) : S::lanes;
+        store_part(log(load_part<S>(x + i, rest)), y + i, rest);
+    }
 }
 
 template <class S, class T = typename S::Scalar>
@@ -667,7 +722,7 @@ void evaluate(int which, Index n, const T* x, T* y) {
     for (Index i = 0; i < n; i += W) {
         const int rest = n - i < W ? static_cast<int>(n - i) : W;
         const S v = load_part<S>(x + i, rest);
-        store_part(which == 0 ? sigmoid(v) : which == 1 ? tanh(v) : exp_neg(v), y + i, rest);
+        store_part(which == 0 ? sigmoid(v) : which == 1 ? tanh(v) : which == 2 ? exp_neg(v) : log(v), y + i, rest);
     }
 }
 
@@ -699,7 +754,7 @@ constexpr Table<typename S::Scalar> make_table() {
         any_tile<S, Registers>,
         any_stream<S>,
         pack<S>,
-        pack_rows<T>,
+        pack_tile<T>,
         transpose<S>,
         lstm_forward<S>,
         lstm_backward<S>,
@@ -707,9 +762,14 @@ constexpr Table<typename S::Scalar> make_table() {
         gru_backward<S>,
         rnn_forward<S>,
         rnn_backward<S>,
-        sum_rows<S>,
+        column_sums<S>,
         add<S>,
         softmax_row<S>,
+        pack_rows<S>,
+        lanes_top<S>,
+        lanes_exp<S>,
+        lanes_scale<S>,
+        log_of<S>,
         squared_distance<S>,
         scaled_difference<S>,
         tv_row<S>,

@@ -40,7 +40,7 @@ struct Table {
     int depth_unit;
 
     // C (rows, vectors * lanes) = init + A (rows, K) B (K, vectors * lanes). A(i, k) = A[i * a_row + k * a_col]; with
-    // a_row 1, A was packed by pack_rows and a_col is rows. B is a packed panel. Vector j of row i of C is at
+    // a_row 1, A was packed by pack_tile and a_col is rows. B is a packed panel. Vector j of row i of C is at
     // C[i * c_row + j * c_vec]; init likewise, null for zero. C may be init.
     void (*tile)(int rows, int vectors, Index K, const T* A, Index a_row, Index a_col, const T* B, const T* init,
                  Index init_row, Index init_vec, T* C, Index c_row, Index c_vec);
@@ -56,7 +56,7 @@ struct Table {
                  Index col_stride, T* panel);
 
     // The left operand of one tile, packed: `rows` columns of A (K, ·), whose rows are ld apart, as [k][rows].
-    void (*pack_rows)(int rows, Index K, const T* A, Index ld, T* out);
+    void (*pack_tile)(int rows, Index K, const T* A, Index ld, T* out);
 
     // out (columns, rows) = A (rows, columns) transposed, rows of each at the distances given.
     void (*transpose)(Index rows, Index columns, const T* A, Index a_row, T* out, Index out_row);
@@ -78,10 +78,19 @@ struct Table {
     void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da);
 
     // sum (vectors * lanes) += the rows of A (K, vectors * lanes), ld apart, in slices whose sums are then added up.
-    void (*sum_rows)(int vectors, Index K, const T* A, Index ld, T* sum);
+    void (*column_sums)(int vectors, Index K, const T* A, Index ld, T* sum);
     void (*add)(Index n, const T* x, T* sum);
     // One row of scores: softmax loss of word y, and the gradient times scale.
     double (*softmax_row)(Index V, const T* x, Index stride, Index y, T scale, T* dx);
+    // Rows rows[r][k * stride] as the columns of a panel, zeros after the first `count`.
+    void (*pack_rows)(int vectors, Index count, const T* const* rows, Index K, Index stride, T* panel);
+    // Softmax with one sample a lane: row v of s (V, vectors * lanes) holds the scores of word v.
+    // s += bias(v), top = max(top, s);  s = exp(s - top), sum = its sum over v;  s *= factor.
+    void (*lanes_top)(Index V, int vectors, T* s, const T* bias, Index bias_stride, T* top);
+    void (*lanes_exp)(Index V, int vectors, T* s, const T* top, T* sum);
+    void (*lanes_scale)(Index V, int vectors, T* s, const T* factor);
+    // y = log(x)
+    void (*log)(Index n, const T* x, T* y);
     double (*squared_distance)(Index n, const T* a, const T* b);
     void (*scaled_difference)(Index n, const T* a, const T* b, T scale, T* out);
     double (*tv_row)(Index W, const T* row, const T* below);
@@ -93,7 +102,7 @@ struct Table {
     void (*adam)(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out,
                  T* v_out);
 
-    // For tests: y = sigmoid(x), tanh(x) or exp(x) (x <= 0) by `which` 0, 1, 2.
+    // For tests: y = sigmoid(x), tanh(x), exp(x) (x <= 0) or log(x) by `which` 0, 1, 2, 3.
     void (*evaluate)(int which, Index n, const T* x, T* y);
     // Floating-point operations of a loop that touches registers only, `rounds` times.
     double (*peak)(Index rounds);

@@ -265,7 +265,7 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
         for (Index q = 0; q < depth; q += few)
             for (Index tile = mine.begin; tile < mine.end; ++tile) {
                 const Index rows = rows_of(tile);
-                t.pack_rows(static_cast<int>(rows), std::min(few, depth - q), xh + (k + q) * s.ld + first_of(tile),
+                t.pack_tile(static_cast<int>(rows), std::min(few, depth - q), xh + (k + q) * s.ld + first_of(tile),
                             s.ld, left + first_of(tile) * block_rows + packed(t, q, rows));
             }
         for (Index p = 0; p < panels; ++p) {
@@ -280,7 +280,7 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
                 std::fill(sum, sum + width, T(0));
                 for (int j = 0; j < c.vectors; ++j)
                     if (k) std::copy_n(db + c.first[j], c.valid[j], sum + j * s.lanes);
-                t.sum_rows(c.vectors, depth, da + k * ld_da + start, ld_da, sum);
+                t.column_sums(c.vectors, depth, da + k * ld_da + start, ld_da, sum);
                 for (int j = 0; j < c.vectors; ++j) std::copy_n(sum + j * s.lanes, c.valid[j], db + c.first[j]);
             }
             // Only the last panel can be short of units; then the result goes through spill.

@@ -1,4 +1,4 @@
-// A vector of W numbers and the few operations that the inner loops need; then exp, sigmoid and tanh on it.
+// A vector of W numbers and the few operations that the inner loops need; then exp, log, sigmoid and tanh on it.
 //
 // The compiler's vector types do the work, so that one text serves every instruction set: the file that includes this
 // is compiled once per set, with that set's flags and its own W. Compilers without vector types (MSVC) get an array and
@@ -6,11 +6,13 @@
 // linker with code that must run on an older one. For the same reason no standard function is called here.
 //
 // Accuracy, measured against long double by tests/test_simd_math.py over the whole range (ULP of the result):
-// exp_neg, sigmoid and tanh stay within the budgets named there. All propagate NaN and are right at +-inf.
+// exp_neg, log, sigmoid and tanh stay within the budgets named there. All propagate NaN and are right at +-inf.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "../gates.h"
 
@@ -61,9 +63,29 @@ struct Simd {
     // 2^k for the integer that `shifted` holds in its low mantissa bits (see nearest()), k within the normal range.
     FASTRNN_INLINE static Simd power_of_two(IntRaw k) { return {(Raw)((k + Bits<T>::bias) << Bits<T>::mantissa)}; }
     FASTRNN_INLINE IntRaw bits() const { return (IntRaw)v; }
+    FASTRNN_INLINE static Simd from_bits(IntRaw x) { return {(Raw)x}; }
+
+    // W vectors as the rows of a square: rows become columns. Halves of ever smaller blocks change places.
+    FASTRNN_INLINE static void transpose(Simd (&rows)[W]) { swap_blocks<W / 2>(rows); }
 
   private:
     FASTRNN_INLINE static IntRaw sign_bit() { return (IntRaw)(-Raw{}); }
+
+    template <int Half>
+    FASTRNN_INLINE static void swap_blocks(Simd (&rows)[W]) {
+        if constexpr (Half > 0) {
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i)
+                if (!(i & Half)) swap_corners<Half>(rows[i], rows[i + Half], std::make_integer_sequence<int, W>());
+            swap_blocks<Half / 2>(rows);
+        }
+    }
+    template <int Half, int... J>
+    FASTRNN_INLINE static void swap_corners(Simd& a, Simd& b, std::integer_sequence<int, J...>) {
+        const Raw upper = a.v, lower = b.v;
+        a.v = __builtin_shufflevector(upper, lower, (J & Half ? W + J - Half : J)...);
+        b.v = __builtin_shufflevector(upper, lower, (J & Half ? W + J : J + Half)...);
+    }
 };
 
 #else
@@ -75,6 +97,10 @@ struct Simd {
         Int v[W];
         friend IntRaw operator-(IntRaw a, IntRaw b) {
             for (int i = 0; i < W; ++i) a.v[i] -= b.v[i];
+            return a;
+        }
+        friend IntRaw operator+(IntRaw a, IntRaw b) {
+            for (int i = 0; i < W; ++i) a.v[i] += b.v[i];
             return a;
         }
         friend IntRaw operator>>(IntRaw a, int n) {
@@ -138,6 +164,18 @@ struct Simd {
         IntRaw r;
         for (int i = 0; i < W; ++i) r.v[i] = to_bits(v[i]);
         return r;
+    }
+    static Simd from_bits(IntRaw x) {
+        return map([&](int i) { return from_bits(x.v[i]); });
+    }
+    static void transpose(Simd (&rows)[W]) {
+        for (int i = 0; i < W; ++i) {
+            for (int j = 0; j < i; ++j) {
+                const T t = rows[i].v[j];
+                rows[i].v[j] = rows[j].v[i];
+                rows[j].v[i] = t;
+            }
+        }
     }
 
   private:
@@ -242,6 +280,51 @@ FASTRNN_INLINE S exp_neg(S x) {
     const S a = S::power_of_two(half), b = S::power_of_two(e.k - half);
     return (e.expm1 * a + a) * b;
 }
+
+// ---- log ------------------------------------------------------------------------------------------------------------
+// log(x) = k ln 2 + log(1 + f), 1 + f = x / 2^k in [sqrt(1/2), sqrt(2)). With s = f / (2 + f), log(1 + f) is
+// 2 artanh(s) = 2s (1 + s^2/3 + s^4/5 + …); 2s is f - s f, whose first term is exact, so that only the smaller second
+// one is rounded. The series is cut where the next term is below a quarter of the last bit.
+
+template <class T>
+struct LogConstants {
+    static constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+    static constexpr T least_normal = std::numeric_limits<T>::min();
+    static constexpr int denormal_shift = Bits<T>::mantissa + 1;
+    static constexpr T denormal_scale = T(std::int64_t(1) << denormal_shift);
+};
+
+// log(x); -inf at 0, NaN below.
+template <class S>
+FASTRNN_INLINE S log(S x) {
+    using T = typename S::Scalar;
+    using C = LogConstants<T>;
+    using E = ExpConstants<T>;
+    const S least = S::all(C::least_normal), zero = S::zero();
+    const S a = x.magnitude();
+    const S y = S::where_less(a, least, a * S::all(C::denormal_scale), a);
+    // The exponent, as if sqrt(1/2) had the mantissa 0.
+    const auto k = (y.bits() - S::all(T(0.70710678118654752)).bits()) >> Bits<T>::mantissa;
+    const auto whole = S::power_of_two(k).bits() - S::all(1).bits();
+    const S f = S::from_bits(y.bits() - whole) - S::all(1);
+    // To a floating-point number by way of the low bits of one that is large enough.
+    const S shift = S::all(E::to_nearest);
+    const S n = (S::from_bits(shift.bits() + k) - shift) - S::where_less(a, least, S::all(C::denormal_shift), zero);
+    const S s = f / (f + S::all(2)), z = s * s;
+    S p;
+    if constexpr (sizeof(T) == 4) {
+        p = horner(z, {2.0 / 9, 2.0 / 7, 2.0 / 5, 2.0 / 3});
+    } else {
+        p = horner(z, {2.0 / 21, 2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11, 2.0 / 9, 2.0 / 7, 2.0 / 5, 2.0 / 3});
+    }
+    const S small = s * (f - p * z) - n * S::all(E::ln2_low);
+    const S r = n * S::all(E::ln2_high) + (f - small);
+    const S of_zero = S::where_less(zero, x, r, S::all(-C::infinity));
+    const S of_negative = S::where_less(x, zero, S::all(C::nan), of_zero);
+    return S::where_less(x, S::all(C::infinity), of_negative, x);
+}
+
+// ---- sigmoid and tanh -----------------------------------------------------------------------------------------------
 
 // 1 / (1 + exp(-x)), taken from exp(-|x|) so that nothing overflows and small results keep all their digits.
 template <class S>

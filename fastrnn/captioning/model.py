@@ -9,12 +9,12 @@ import numpy as np
 
 from fastrnn.captioning.data import generator, positive
 from fastrnn.checks import FLOATS, Arguments
-from fastrnn.ops.affine import affine_backward, affine_forward, temporal_affine_backward, temporal_affine_forward
+from fastrnn.ops.affine import affine_backward, affine_forward
 from fastrnn.ops.embedding import word_embedding_backward, word_embedding_forward
 from fastrnn.ops.gru import gru_backward, gru_forward, gru_step_forward
 from fastrnn.ops.lstm import lstm_backward, lstm_forward, lstm_step_forward
 from fastrnn.ops.rnn import rnn_backward, rnn_forward, rnn_step_forward
-from fastrnn.ops.softmax_loss import temporal_softmax_loss
+from fastrnn.ops.softmax_loss import vocab_softmax_loss
 
 __all__ = ["CaptioningRNN"]
 
@@ -150,11 +150,10 @@ class CaptioningRNN:
         h0, proj_cache = affine_forward(features, params["W_proj"], params["b_proj"])
         x, embed_cache = word_embedding_forward(words_in, params["W_embed"])
         h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"])
-        scores, vocab_cache = temporal_affine_forward(h, params["W_vocab"], params["b_vocab"])
-        loss, dscores = temporal_softmax_loss(scores, words_out, mask)
-
         grads: dict[str, np.ndarray] = {}
-        dh, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, vocab_cache)
+        loss, dh, grads["W_vocab"], grads["b_vocab"] = vocab_softmax_loss(
+            h, params["W_vocab"], params["b_vocab"], words_out, mask
+        )
         dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = cell.backward(dh, cell_cache)
         grads["W_embed"] = word_embedding_backward(dx, embed_cache)
         _, grads["W_proj"], grads["b_proj"] = affine_backward(dh0, proj_cache)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
-from fastrnn.cache import empty
+from fastrnn.cache import buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "softmax_loss"
@@ -50,14 +50,7 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     N, T, V = x.shape
     if N == 0:
         raise check.fail(ValueError, "x", "hold a sequence to take the average over", f"shape {x.shape}")
-    check.shape("y", np.shape(y), "N T")
-    check.shape("mask", np.shape(mask), "N T")
-    mask = np.asarray(mask)
-    if mask.dtype.kind != "b":
-        if mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all():
-            raise check.fail(TypeError, "mask", "be boolean, or all 0 and 1", f"dtype {mask.dtype}")
-        mask = mask.astype(bool)
-    y = check.ids("y", y, V, f"the V = {V} scores of x", where=mask)
+    y, mask = _targets(check, y, mask, f"the V = {V} scores of x")
     chosen = choose(_ROW)
     if chosen.is_reference:
         loss, dx = chosen.kernels.temporal_softmax_loss(x, y, mask)
@@ -72,3 +65,81 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     if verbose:
         print("dx_flat: ", (N * T, V))
     return loss, dx
+
+
+def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """Softmax loss of an affine layer over a vocabulary, with all gradients, without ever holding all scores.
+
+    The same as :func:`temporal_affine_forward`, :func:`temporal_softmax_loss` and :func:`temporal_affine_backward` one
+    after the other: ``loss = -1/N Σ_{n,t} mask[n,t] log softmax(h[n,t] W + b)[y[n,t]]``. Scores are computed, turned
+    into their gradients and used up for some steps at a time; steps that do not count cost nothing.
+
+    Parameters
+    ----------
+    h : array_like, shape (N, T, H)
+        Hidden states.
+    W : array_like, shape (H, V)
+        Weights of the V words.
+    b : array_like, shape (V,)
+        Biases.
+    y : array_like of int, shape (N, T)
+        The right words, in ``[0, V)``. Where `mask` is False they are not looked at.
+    mask : array_like of bool, shape (N, T)
+        Whether a step counts; integers or floats that are all 0 or 1 serve too.
+
+    Returns
+    -------
+    loss : floating scalar
+        Summed over time and **averaged over the batch**, in the promoted floating dtype of `h`, `W` and `b`.
+    dh : ndarray, shape (N, T, H)
+        Gradient with respect to `h`; 0 where masked.
+    dW : ndarray, shape (H, V)
+    db : ndarray, shape (V,)
+
+    Raises
+    ------
+    IndexError
+        An id outside ``[0, V)`` at a step that counts; the message gives it and its position.
+    ValueError, TypeError
+        A shape or dtype does not fit, or the batch is empty, whose average is not defined.
+
+    Notes
+    -----
+    Where N·T and V are some hundreds at least, memory beyond the arguments and results stays below a tenth of the N·T·V
+    scores, unless arguments have to be copied: for their dtype, or, on the Numba backend, because they are not in C
+    order. There H has to be below V / 2, too. The reference holds all scores.
+    """
+    function = "vocab_softmax_loss"
+    check = Arguments(function)
+    h, W, b = check.floats(("h", h, "N T H"), ("W", W, "H V"), ("b", b, "V"))
+    N, T, H = h.shape
+    V = check["V"]
+    if N == 0:
+        raise check.fail(ValueError, "h", "hold a sequence to take the average over", f"shape {h.shape}")
+    y, mask = _targets(check, y, mask, f"the V = {V} columns of W")
+    chosen = choose(_ROW)
+    dh: np.ndarray
+    if chosen.is_reference:
+        loss, dh, dW, db = chosen.kernels.vocab_softmax_loss(h, W, b, y, mask)
+    else:
+        dh, dW, db = (empty(a.shape, a.dtype) for a in (h, W, b))
+        (size,) = chosen.kernels.vocab_softmax_loss_buffers(N * T, H, V, h.itemsize)
+        total = np.empty(1, np.float64)
+        chosen.kernels.vocab_softmax_loss(
+            h, W, b, y.reshape(-1), mask.reshape(-1), buffer(size, h.dtype), total, dh, dW, db
+        )
+        loss = h.dtype.type(total[0] / N)
+    ran(function, chosen)
+    return loss, dh, dW, db
+
+
+def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[np.ndarray, np.ndarray]:
+    """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool."""
+    check.shape("y", np.shape(y), "N T")
+    check.shape("mask", np.shape(mask), "N T")
+    mask = np.asarray(mask)
+    if mask.dtype.kind != "b":
+        if mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all():
+            raise check.fail(TypeError, "mask", "be boolean, or all 0 and 1", f"dtype {mask.dtype}")
+        mask = mask.astype(bool)
+    return check.ids("y", y, check["V"], of, where=mask), mask

@@ -19,7 +19,7 @@ from .image_losses import (
 from .lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward, sigmoid
 from .optim import adam, rmsprop, sgd, sgd_momentum
 from .rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
-from .softmax_loss import temporal_softmax_loss
+from .softmax_loss import temporal_softmax_loss, vocab_softmax_loss
 
 __all__ = [
     "adam",
@@ -52,6 +52,7 @@ __all__ = [
     "temporal_softmax_loss",
     "tv_loss",
     "tv_loss_backward",
+    "vocab_softmax_loss",
     "word_embedding_backward",
     "word_embedding_forward",
 ]

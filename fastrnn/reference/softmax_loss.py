@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .affine import temporal_affine_backward, temporal_affine_forward
+
 
 def temporal_softmax_loss(
     x: np.ndarray, y: np.ndarray, mask: np.ndarray, verbose: bool = False
@@ -47,3 +49,30 @@ def temporal_softmax_loss(
     if verbose:
         print("dx_flat: ", dx_flat.shape)
     return loss, dx_flat.reshape(N, T, V)
+
+
+def vocab_softmax_loss(
+    h: np.ndarray, W: np.ndarray, b: np.ndarray, y: np.ndarray, mask: np.ndarray
+) -> tuple[np.floating, np.ndarray, np.ndarray, np.ndarray]:
+    """The loss of `temporal_softmax_loss` for the scores ``x = h W + b``, and its gradients by the chain rule::
+
+        dh = dx W^T,  dW = sum over n, t of h^T dx,  db = sum over n, t of dx
+
+    Parameters
+    ----------
+    h : (N, T, H) hidden states
+    W : (H, V) weights
+    b : (V,) bias
+    y : (N, T) integer ids 0..V-1 of the right words; not looked at where the mask is False
+    mask : (N, T) booleans: the steps that count
+
+    Returns
+    -------
+    loss : scalar of the dtype of the scores, 0 for an empty batch
+    dh : (N, T, H)
+    dW : (H, V)
+    db : (V,)
+    """
+    scores, cache = temporal_affine_forward(h, W, b)
+    loss, dscores = temporal_softmax_loss(scores, y, mask)
+    return loss, *temporal_affine_backward(dscores, cache)
