@@ -1,4 +1,7 @@
-"""Benchmark of the embedding row: lookup, and the scatter-add of its gradient."""
+"""Benchmark of the embedding row: lookup, and the scatter-add of its gradient in its three forms.
+
+NumPy's way to do the latter, and so that of the reference which is the provider ``numpy``, is `np.add.at`.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,34 @@ def run(m: Any, a: Arrays, mode: str) -> Call:
     return both
 
 
+def used(shape: Shape) -> float:
+    """Words that are drawn at least once, to be expected."""
+    N, T, V, _ = shape
+    return V * (1 - (1 - 1 / V) ** (N * T))
+
+
+def out_moved(shape: Shape, mode: str) -> float:
+    N, T, _, D = shape
+    return N * T * D + 2 * used(shape) * D
+
+
+def sparse_moved(shape: Shape, mode: str) -> float:
+    N, T, _, D = shape
+    return N * T * D + used(shape) * D
+
+
+def run_out(m: Any, a: Arrays, mode: str) -> Call:
+    """Into one array again and again, whose values grow; the results of the first call are verified."""
+    cache = m.word_embedding_forward(a["ids"], a["W"])[1]
+    out = a["W"].copy()
+    return lambda: (m.word_embedding_backward(a["dout"], cache, out=out),)
+
+
+def run_sparse(m: Any, a: Arrays, mode: str) -> Call:
+    cache = m.word_embedding_forward(a["ids"], a["W"])[1]
+    return lambda: m.word_embedding_backward(a["dout"], cache, sparse=True)
+
+
 def torch_embedding(a: Arrays, mode: str) -> tuple[Call, Any]:
     import torch
 
@@ -66,6 +97,28 @@ def torch_index_add(a: Arrays, mode: str) -> tuple[Call, Any]:
     return call, arrays_of
 
 
+def torch_index_add_out(a: Arrays, mode: str) -> tuple[Call, Any]:
+    import torch
+
+    out, dout = torch.from_numpy(a["W"].copy()), torch.from_numpy(a["dout"]).reshape(-1, a["W"].shape[1])
+    flat = torch.from_numpy(a["ids"]).reshape(-1)
+    return lambda: [out.index_add_(0, flat, dout)], arrays_of
+
+
+def torch_sparse(a: Arrays, mode: str) -> tuple[Call, Any]:
+    import torch
+
+    ids, W = torch.from_numpy(a["ids"]), torch.from_numpy(a["W"]).requires_grad_(True)
+    call = autograd(
+        lambda: torch.nn.functional.embedding(ids, W, sparse=True), [W], torch.from_numpy(a["dout"]), "backward"
+    )
+
+    def arrays(gradient: Any) -> tuple[Any, ...]:
+        return gradient.indices()[0].numpy(), gradient.values().numpy()
+
+    return lambda: call()[0].coalesce(), arrays
+
+
 BENCHMARKS = (
     Benchmark(
         "word_embedding",
@@ -77,5 +130,29 @@ BENCHMARKS = (
         run,
         {"torch": torch_embedding, "torch:index_add": torch_index_add},
         quick=1,
+    ),
+    Benchmark(
+        "word_embedding_out",
+        "N T V D",
+        SHAPES,
+        inputs,
+        flops,
+        out_moved,
+        run_out,
+        {"torch:index_add": torch_index_add_out},
+        quick=1,
+        modes=("backward",),
+    ),
+    Benchmark(
+        "word_embedding_sparse",
+        "N T V D",
+        SHAPES,
+        inputs,
+        flops,
+        sparse_moved,
+        run_sparse,
+        {"torch:sparse": torch_sparse},
+        quick=1,
+        modes=("backward",),
     ),
 )

@@ -185,16 +185,36 @@ void word_embedding_forward(Array ids, Array W, Array out) {
     });
 }
 
-void word_embedding_backward(Array ids, Array dout, Array workspace, Array dW) {
+void word_embedding_backward(Array ids, Array dout, Array workspace, Array dW, bool add) {
     by_dtype(dW, [&](auto like) {
         using T = decltype(like);
         const auto ids_ = vec<Index>(ids);
-        const auto dout_ = matrix<T>(dout);
+        const auto dout_ = matrix<T>(dout), to = matrix<T>(dW);
         T* dW_ = output<T>(dW);
         Index* workspace_ = output<Index>(workspace);
         const Index n = ids.shape(0), V = dW.shape(0), D = dW.shape(1);
         py::gil_scoped_release nogil;
-        cpu::word_embedding_backward(n, V, D, ids_, dout_, workspace_, dW_);
+        cpu::word_embedding_backward(n, V, D, ids_, dout_, workspace_, dW_, to.row, to.col, add);
+    });
+}
+
+Index word_embedding_sort(Array ids, Index V, Index D, Index itemsize, Array workspace) {
+    const auto ids_ = vec<Index>(ids);
+    Index* workspace_ = output<Index>(workspace);
+    const Index n = ids.shape(0);
+    py::gil_scoped_release nogil;
+    return cpu::word_embedding_sort(n, V, D, itemsize, ids_, workspace_);
+}
+
+void word_embedding_sparse(Array dout, Index V, Array workspace, Array rows, Array values) {
+    by_dtype(values, [&](auto like) {
+        using T = decltype(like);
+        const auto dout_ = matrix<T>(dout);
+        Index *workspace_ = output<Index>(workspace), *rows_ = output<Index>(rows);
+        T* values_ = output<T>(values);
+        const Index n = dout.shape(0), D = values.shape(1), k = values.shape(0);
+        py::gil_scoped_release nogil;
+        cpu::word_embedding_sparse(n, V, D, dout_, workspace_, k, rows_, values_);
     });
 }
 
@@ -460,6 +480,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("gru_backward", gru_backward);
     m.def("word_embedding_forward", word_embedding_forward);
     m.def("word_embedding_backward", word_embedding_backward);
+    m.def("word_embedding_buffers", cpu::word_embedding_buffers);
+    m.def("word_embedding_sort", word_embedding_sort);
+    m.def("word_embedding_sparse", word_embedding_sparse);
     m.def("affine_buffers", affine_buffers);
     m.def("affine_forward", affine_forward);
     m.def("affine_backward", affine_backward);

@@ -97,12 +97,25 @@ void gru_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T
                   T* dx, T* dh0, T* dWx, T* dWh, T* db, T* dbh);
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
-// ids (n) in [0, V), checked by the caller.   W (V,D)  ->  out (n,D)
-// dout (n,D), workspace (V + 1 + n)  ->  dW (V,D): each row the sum, in ascending order of position, of its ids' rows
+// ids (n) in [0, V), checked by the caller; n - 1 and V - 1 have at most 64 bits together.
+// W (V,D)  ->  out (n,D)
+// dout (n,D)  ->  each row of the gradient is the sum of its word's rows of dout, in ascending order of position (in
+//                 parts, where they are many):
+//   backward   dW (V,D), C-contiguous: 0 where a word is unused. With `add` it may have any strides, no two elements in
+//              one place; the sums begin at what it holds, and unused rows are not touched.
+//   sort       returns how many different words there are, k. Leaves the ids sorted in the workspace, for
+//   sparse     rows (k), ascending, and values (k,D).
+// workspace: word_embedding_buffers elements of Index.
+Index word_embedding_buffers(Index n, Index V, Index D, Index itemsize);
 template <class T>
 void word_embedding_forward(Index n, Index D, Vec<Index> ids, Matrix<T> W, T* out);
 template <class T>
-void word_embedding_backward(Index n, Index V, Index D, Vec<Index> ids, Matrix<T> dout, Index* workspace, T* dW);
+void word_embedding_backward(Index n, Index V, Index D, Vec<Index> ids, Matrix<T> dout, Index* workspace, T* dW,
+                             Index dW_row, Index dW_col, bool add);
+Index word_embedding_sort(Index n, Index V, Index D, Index itemsize, Vec<Index> ids, Index* workspace);
+template <class T>
+void word_embedding_sparse(Index n, Index V, Index D, Matrix<T> dout, Index* workspace, Index k, Index* rows,
+                           T* values);
 
 // ---- affine ---------------------------------------------------------------------------------------------------------
 // x (N,D)  w (D,M)  b (M)  ->  out (N,M) = x w + b

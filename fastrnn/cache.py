@@ -58,6 +58,7 @@ class _Pool:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._blocks: list[np.ndarray] = []  # the longest unused first
+        self._spans: list[tuple[int, int]] = []  # of each block: its bytes, and the first that starts a cache line
         self._lock = threading.Lock()
         # How many references a block has that only the list holds differs between versions of Python: it is measured.
         self._blocks.append(np.empty(1, np.uint8))
@@ -67,32 +68,37 @@ class _Pool:
     def _references(self, i: int) -> int:
         return sys.getrefcount(self._blocks[i])
 
-    def take(self, size: int) -> np.ndarray:
-        """A block of at least `size` bytes that nobody else refers to."""
+    def take(self, size: int) -> tuple[np.ndarray, int]:
+        """A block that nobody else refers to, and where in it `size` bytes begin on a cache line."""
+        size += ALIGNMENT
         if size < _SMALL or size > self.limit or not _COUNTS_REFERENCES:
-            return np.empty(size, np.uint8)
+            return _fresh(size)
         with self._lock:
-            for i in range(len(self._blocks)):
-                # At most a third of a block is wasted.
-                if size <= self._blocks[i].nbytes <= size * 3 // 2 and self._references(i) == self._free:
+            most = size * 3 // 2  # at most a third of a block is wasted
+            for i, (held, start) in enumerate(self._spans):
+                if size <= held <= most and self._references(i) == self._free:
                     block = self._blocks.pop(i)
-                    break
-            else:
-                block = np.empty(size, np.uint8)
+                    self._blocks.append(block)
+                    self._spans.append(self._spans.pop(i))
+                    return block, start
+            block, start = _fresh(size)
             self._blocks.append(block)
-            self._trim()
-            return block
+            self._spans.append((size, start))
+            total = sum(held for held, _ in self._spans)
+            while total > self.limit:
+                total -= self._spans.pop(0)[0]
+                self._blocks.pop(0)
+            return block, start
 
-    def _trim(self) -> None:
-        total = sum(block.nbytes for block in self._blocks)
-        while total > self.limit:
-            total -= self._blocks.pop(0).nbytes
+
+def _fresh(size: int) -> tuple[np.ndarray, int]:
+    block = np.empty(size, np.uint8)
+    return block, -block.__array_interface__["data"][0] % ALIGNMENT
 
 
 # Where reference counts are exact, that is where there is a global lock, free blocks can be told.
 _COUNTS_REFERENCES = getattr(sys, "_is_gil_enabled", lambda: True)() and hasattr(sys, "getrefcount")
 _SMALL = 1 << 18
-_UNALIGNED = 1 << 12  # below, finding the address of a block costs more than its alignment saves
 
 
 def _pool_limit() -> int:
@@ -112,18 +118,15 @@ _pool = _Pool(_pool_limit())
 
 
 def buffer(count: int, dtype: np.dtype | type) -> np.ndarray:
-    """An uninitialised 1-D array of `count` elements that starts on a cache line, unless it is a few lines long."""
-    dtype = np.dtype(dtype)
-    if count * dtype.itemsize <= _UNALIGNED:
-        return np.empty(count, dtype)
-    raw = _pool.take(count * dtype.itemsize + ALIGNMENT)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return raw[start : start + count * dtype.itemsize].view(dtype)
+    """An uninitialised 1-D array of `count` elements that starts on a cache line."""
+    block, start = _pool.take(count * np.dtype(dtype).itemsize)
+    return np.ndarray((count,), dtype, block, start)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
     """An uninitialised array for a result: as `numpy.empty`, out of the pool where it is large."""
-    count = math.prod(shape)
-    if count * np.dtype(dtype).itemsize < _SMALL:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _SMALL:
         return np.empty(shape, dtype)
-    return buffer(count, dtype).reshape(shape)
+    block, start = _pool.take(size)
+    return np.ndarray(shape, dtype, block, start)

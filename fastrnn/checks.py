@@ -93,6 +93,40 @@ class Arguments:
                 dtype = np.dtype(np.float64)
         return [array if array is None else self.settle(array, dtype) for array in arrays]
 
+    def destination(
+        self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype, other_name: str, other: np.ndarray
+    ) -> None:
+        """Hold an array that is written to against what it must be; it may share no memory with `other`."""
+        if not isinstance(value, np.ndarray):
+            raise self.fail(TypeError, name, "be a NumPy array, which is written to", type(value).__name__)
+        if value.shape != shape:
+            raise self.fail(ValueError, name, f"have shape {shape}", f"shape {value.shape}")
+        if value.dtype != dtype:
+            raise self.fail(TypeError, name, f"have dtype {dtype}", f"dtype {value.dtype}")
+        if not value.flags.writeable:
+            raise self.fail(ValueError, name, "be writeable", "a read-only array")
+        if not value.flags.c_contiguous and self._overlaps_itself(value):
+            raise self.fail(ValueError, name, "have each element in a place of its own", f"strides {value.strides}")
+        if np.may_share_memory(value, other) and self._share_memory(value, other):
+            raise self.fail(ValueError, name, f"share no memory with '{other_name}'", "an overlapping array")
+
+    @staticmethod
+    def _overlaps_itself(a: np.ndarray) -> bool:
+        """Also True for the oddest arrays that as_strided can make without an overlap."""
+        room = a.itemsize
+        for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True)):
+            if size > 1 and stride < room and a.size:
+                return True
+            room = max(room, stride * size)
+        return False
+
+    @staticmethod
+    def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
+        try:
+            return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+        except np.exceptions.TooHardError:  # assume the worst
+            return True
+
     @staticmethod
     def settle(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """`array` in `dtype`, native byte order and aligned: itself, or a copy where it is not so already."""

@@ -74,14 +74,18 @@ def ratio_of(error: float, bound: float) -> float:
 
 
 def complaint(result: Any, oracle: Any, dtype: Any) -> str:
-    """What is wrong with the kind of `result`, whatever its values: dtype or shape. Empty if nothing is."""
+    """What is wrong with the kind of `result`, whatever its values: dtype or shape. Empty if nothing is.
+
+    Floating results have `dtype`, others (indices) that of the oracle.
+    """
     if np.shape(result) != np.shape(oracle):
         return f"has shape {np.shape(result)}, expected {np.shape(oracle)}"
     if not isinstance(oracle, np.ndarray):
         return "" if type(result) is type(oracle) else f"is {type(result).__name__}, expected {type(oracle).__name__}"
     if not isinstance(result, np.ndarray):
         return f"is {type(result).__name__}, expected an array"
-    return "" if result.dtype == np.dtype(dtype) else f"has dtype {result.dtype}, expected {np.dtype(dtype)}"
+    wanted = np.dtype(dtype) if oracle.dtype.kind == "f" else oracle.dtype
+    return "" if result.dtype == wanted else f"has dtype {result.dtype}, expected {wanted}"
 
 
 # ---- cases ---------------------------------------------------------------------------------------------------------
@@ -367,6 +371,7 @@ def _recurrent_cases(cell: str) -> Iterator[Case]:
 
 
 def _embedding(name: str, ids: np.ndarray, size_v: int, size_d: int) -> Iterator[Case]:
+    """Forward, and backward in its three forms: a whole gradient, one added to an array, the rows of used words."""
     rng = _rng("embedding", name)
     a = {"x": ids, "W": rng.normal(size=(size_v, size_d))}
 
@@ -377,10 +382,32 @@ def _embedding(name: str, ids: np.ndarray, size_v: int, size_d: int) -> Iterator
         cache = m.word_embedding_forward(a["x"], a["W"])[1]
         return {"dW": m.word_embedding_backward(a["dout"], cache)}
 
+    def added(m: Any, a: Arrays) -> Outputs:
+        cache = m.word_embedding_forward(a["x"], a["W"])[1]
+        start = a["start"]
+        out = start.astype(start.dtype.newbyteorder("="), order="K")  # a copy: inputs are not modified
+        result = m.word_embedding_backward(a["dout"], cache, out=out)
+        assert result is out
+        return {"out": out}
+
+    def sparse(m: Any, a: Arrays) -> Outputs:
+        cache = m.word_embedding_forward(a["x"], a["W"])[1]
+        return dict(zip(("rows", "values"), m.word_embedding_backward(a["dout"], cache, sparse=True), strict=True))
+
     name = f"ids {_sizes(ids.shape) or 'scalar'} of {size_v}x{size_d} {name}".strip()
     yield Case("embedding", "word_embedding_forward", name, a, forward)
     a = a | {"dout": rng.normal(size=(*ids.shape, size_d))}
     yield Case("embedding", "word_embedding_backward", name, a, backward)
+    yield Case("embedding", "word_embedding_backward", f"{name} sparse", a, sparse)
+    a = a | {"start": rng.normal(size=(size_v, size_d))}
+    yield Case("embedding", "word_embedding_backward", f"{name} out", a, added)
+
+
+def _zipf(size_v: int, *shape: int) -> np.ndarray:
+    """Ids as frequent as words are: the r-th has 1 / r of the positions of the first."""
+    weights = 1 / np.arange(1, size_v + 1)
+    rng = _rng("zipf", size_v, shape)
+    return rng.permutation(size_v)[rng.choice(size_v, shape, p=weights / weights.sum())]
 
 
 def embedding_cases() -> Iterator[Case]:
@@ -389,14 +416,23 @@ def embedding_cases() -> Iterator[Case]:
 
     for shape in ((), (1,), (5,), (4, 6), (2, 3, 4), (0,), (3, 0)):
         yield from _embedding("", draw(11, *shape), 11, 7)
-    for size_v, size_d in ((1, 1), (2, 16), (30, 65), (5, 0)):
+    # Ones, nothing, widths around those of vectors and of groups of vectors.
+    for size_v, size_d in ((1, 1), (2, 16), (30, 65), (5, 0), (7, 8), (7, 31), (7, 129), (7, 256), (7, 391)):
         yield from _embedding("", draw(size_v, 6, 5), size_v, size_d)
     for kind in "bhilBHIL":
         ids = draw(120, 9, 4).astype(kind)
         yield from _embedding(str(ids.dtype), ids, 120, 5)
     yield from _embedding("above 8192", draw(9000, 50, 3).astype(np.int16), 9000, 3)
+    yield from _embedding("the last word", np.array([2999, 0, 2999]), 3000, 17)
     yield from _embedding("all the same", np.full((40, 30), 3), 9, 17)
+    mixed = np.where(draw(2, 50, 40) == 1, 3, draw(200, 50, 40))
+    yield from _embedding("half of them the same", mixed, 200, 33)
+    yield from _embedding("as frequent as words", _zipf(1004, 100, 16), 1004, 20)
+    # Two threads: with ids that one of them sorts, and with so many that both do, in two passes; results so large that
+    # they are written past the caches.
     yield from _embedding("", draw(1004, 128, 65), 1004, 256)
+    yield from _embedding("as frequent as words", _zipf(3000, 150, 128), 3000, 32)
+    yield from _embedding("", draw(63_000, 40, 25), 63_000, 65)
     for base in _embedding("", draw(20, 6, 1).astype(np.int32), 20, 6):
         yield from _in_layouts(base)
 

@@ -38,6 +38,15 @@ def test_a_strided_column_of_int32(backend):
     assert np.array_equal(fastrnn.word_embedding_forward(column, W)[0], W[[3, 1, 3]][:, None])
 
 
+@pytest.mark.parametrize(("n", "size_d"), [(9000, 512), (36_000, 117)])
+def test_a_result_larger_than_the_caches_is_the_rows_bit_for_bit(backend, n, size_d):
+    rng = np.random.default_rng(n)
+    table = rng.standard_normal((50, size_d)).astype(np.float32)
+    table[:, ::7] = -0.0
+    ids = rng.integers(0, 50, n)
+    assert fastrnn.word_embedding_forward(ids, table)[0].tobytes() == table[ids].tobytes()
+
+
 def test_one_word_is_a_copy(backend):
     out, _ = fastrnn.word_embedding_forward(1, W)
     assert not np.shares_memory(out, W)
@@ -64,6 +73,136 @@ def test_sums_are_those_of_add_at(data):
         with fastrnn.backend(name):
             _, cache = fastrnn.word_embedding_forward(ids, np.zeros((size_v, size_d), np.float32))
             assert np.array_equal(fastrnn.word_embedding_backward(dout, cache), expected), name
+            rows, values = fastrnn.word_embedding_backward(dout, cache, sparse=True)
+            assert np.array_equal(rows, np.unique(ids)) and np.array_equal(values, expected[rows]), name
+
+
+# ---- into an array, and the used rows alone ------------------------------------------------------------------------
+
+
+def case(n, size_v, size_d, seed=0):
+    """Ids, a gradient and its cache; small whole numbers, whose sums are exact in any order."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, size_v, n)
+    dout = rng.integers(-8, 9, (n, size_d)).astype(np.float32)
+    return ids, dout, fastrnn.word_embedding_forward(ids, np.zeros((size_v, size_d), np.float32))[1]
+
+
+def test_the_gradient_is_added_to_what_out_holds(backend):
+    ids, dout, cache = case(30, 50, 7)
+    start = np.arange(350, dtype=np.float32).reshape(50, 7)
+    out = start.copy()
+    assert fastrnn.word_embedding_backward(dout, cache, out=out) is out
+    np.add.at(start, ids, dout)
+    assert np.array_equal(out, start)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda a: a.copy(order="F"),
+        lambda a: np.zeros((100, 9), np.float32)[::2, 1:8],
+        lambda a: np.zeros((50, 14), np.float32)[:, ::2],
+        lambda a: a.copy()[::-1, ::-1],
+        lambda a: np.zeros(a.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(a.shape),
+        lambda a: np.zeros(50, [("a", "u1"), ("b", np.float32, 7)])["b"],
+    ],
+    ids=["fortran", "rows", "columns", "reversed", "unaligned", "packed records"],
+)
+def test_out_may_lie_anyhow(backend, lie):
+    ids, dout, cache = case(40, 50, 7)
+    expected = np.full((50, 7), 3, np.float32)
+    out = lie(expected)
+    out[...] = expected
+    around = out.base.copy() if out.base is not None else None
+    assert fastrnn.word_embedding_backward(dout, cache, out=out) is out
+    np.add.at(expected, ids, dout)
+    assert np.array_equal(out, expected)
+    if around is not None:  # nothing but the elements was written
+        out[...] = 3
+        assert out.base.tobytes() == around.tobytes()
+
+
+def test_rows_of_unused_words_are_not_touched(backend):
+    _, dout, cache = case(5, 1000, 4)
+    out = np.full((1000, 4), np.nan, np.float32)
+    used = np.unique(fastrnn.word_embedding_backward(dout, cache, sparse=True)[0])
+    out[used] = 0
+    fastrnn.word_embedding_backward(dout, cache, out=out)
+    assert np.array_equal(np.flatnonzero(~np.isnan(out[:, 0])), used)
+
+
+def test_used_rows_are_those_of_the_whole_gradient(backend):
+    ids, dout, cache = case(300, 100, 5)
+    rows, values = fastrnn.word_embedding_backward(dout, cache, sparse=True)
+    assert rows.dtype == np.int64 and np.array_equal(rows, np.unique(ids))
+    assert values.dtype == np.float32 and np.array_equal(values, fastrnn.word_embedding_backward(dout, cache)[rows])
+
+
+@pytest.fixture
+def compiled():
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip(fastrnn.backend_status()["cpu"])
+    with fastrnn.backend("cpu"):
+        yield
+
+
+def test_used_rows_of_a_table_that_no_memory_could_hold(compiled):
+    """Rows without end, all in one place: only ids and used rows may cost anything. (NumPy's take copies the table.)"""
+    table = np.broadcast_to(np.float32(0), (2**40, 3))
+    _, cache = fastrnn.word_embedding_forward([2**40 - 1, 5, 2**40 - 1], table)
+    rows, values = fastrnn.word_embedding_backward(np.ones((3, 3)), cache, sparse=True)
+    assert rows.tolist() == [5, 2**40 - 1] and values.tolist() == [[1] * 3, [2] * 3]
+
+
+def test_ids_that_kernels_cannot_sort(compiled):
+    table = np.broadcast_to(np.float32(0), (2**59, 1))
+    ids = np.arange(33) + 2**58
+    _, cache = fastrnn.word_embedding_forward(ids[:32], table)
+    assert np.array_equal(fastrnn.word_embedding_backward(np.ones((32, 1)), cache, sparse=True)[0], ids[:32])
+    _, cache = fastrnn.word_embedding_forward(ids, table)
+    with complains(ValueError, "word_embedding_backward", "'cache'", "64 bits", f"33 below {2**59}"):
+        fastrnn.word_embedding_backward(np.ones((33, 1)), cache, sparse=True)
+
+
+@pytest.mark.parametrize("form", ["whole", "out", "sparse"])
+@pytest.mark.parametrize(
+    ("n", "size_v", "size_d"),
+    # One thread sorts; two do, in one pass and in two; the result is larger than the caches.
+    [(1600, 1004, 256), (20_000, 500, 40), (20_000, 5000, 40), (12_000, 70_000, 64)],
+)
+@pytest.mark.parametrize("frequent", [False, True])
+def test_any_number_of_threads_gives_the_same_bits(form, n, size_v, size_d, frequent):
+    rng = np.random.default_rng(n)
+    ids = rng.integers(0, size_v, n)
+    if frequent:  # two words far above the rest
+        ids[rng.random(n) < 0.4] = size_v // 2
+        ids[rng.random(n) < 0.1] = size_v - 1
+    dout = rng.standard_normal((n, size_d)).astype(np.float32)
+    exact = np.zeros((size_v, size_d))
+    np.add.at(exact, ids, dout)
+    _, cache = fastrnn.word_embedding_forward(ids, np.zeros((size_v, size_d), np.float32))
+
+    def run():
+        if form == "sparse":
+            return fastrnn.word_embedding_backward(dout, cache, sparse=True)
+        out = np.ones((size_v, size_d), np.float32) if form == "out" else None
+        return (fastrnn.word_embedding_backward(dout, cache, out=out),)
+
+    threads = fastrnn.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 7):
+            fastrnn.set_num_threads(count)
+            results.append(run())
+            if fastrnn.last_backend() == "cpu":
+                assert (fastrnn.last_backend().threads > 1) == (count > 1)
+    finally:
+        fastrnn.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(result, results[0], strict=True))
+    whole = results[0][-1] - (form == "out")
+    np.testing.assert_allclose(whole, exact[results[0][0]] if form == "sparse" else exact, rtol=1e-5, atol=1e-3)
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------
@@ -131,3 +270,67 @@ def test_a_cache_of_another_function(backend):
     _, cache = fastrnn.affine_forward(np.ones((2, 3)), np.ones((3, 4)), np.ones(4))
     with complains(ValueError, "word_embedding_backward", "'cache'", "word_embedding_forward", "affine_forward"):
         fastrnn.word_embedding_backward(np.ones((2, 3)), cache)
+
+
+def with_out(out, dout=None, **options):
+    """Backward into `out`, which must stay as it is."""
+    _, cache = fastrnn.word_embedding_forward([1, 2], W)
+    before = out.copy() if isinstance(out, np.ndarray) else out
+    try:
+        fastrnn.word_embedding_backward(np.ones((2, 3)) if dout is None else dout, cache, out=out, **options)
+    finally:
+        assert np.array_equal(out, before)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 4), (12,), (1, 4, 3)])
+def test_an_out_of_the_wrong_shape(backend, shape):
+    with complains(ValueError, "word_embedding_backward", "'out'", (4, 3), shape):
+        with_out(np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, complex, np.dtype(float).newbyteorder()])
+def test_an_out_of_the_wrong_dtype(backend, dtype):
+    with complains(TypeError, "word_embedding_backward", "'out'", "dtype float64", f"dtype {np.dtype(dtype)}"):
+        with_out(np.zeros((4, 3), dtype))
+
+
+@pytest.mark.parametrize("out", [[[0.0] * 3] * 4, 1.0, "words"])
+def test_an_out_that_is_no_array(backend, out):
+    with complains(TypeError, "word_embedding_backward", "'out'", "NumPy array", type(out).__name__):
+        with_out(out)
+
+
+def test_an_out_that_cannot_be_written_to(backend):
+    out = np.zeros((4, 3))
+    out.flags.writeable = False
+    with complains(ValueError, "word_embedding_backward", "'out'", "writeable"):
+        with_out(out)
+
+
+@pytest.mark.parametrize("strides", [(0, 8), (24, 0), (8, 8), (8, 24)])
+def test_an_out_whose_elements_share_places(backend, strides):
+    out = np.lib.stride_tricks.as_strided(np.zeros(40), (4, 3), strides)
+    with complains(ValueError, "word_embedding_backward", "'out'", "a place of its own", strides):
+        with_out(out)
+
+
+def test_an_out_that_overlaps_the_gradient(backend):
+    memory = np.ones((6, 6))
+    for out, dout in ((memory[:4, :3], memory[3:5, :3]), (memory[:4, ::2], memory[2:4, 2:5])):
+        with complains(ValueError, "word_embedding_backward", "'out'", "no memory", "'dout'"):
+            with_out(out, dout)
+    # Side by side in one block of memory is not in one place.
+    _, cache = fastrnn.word_embedding_forward([1, 2], W)
+    fastrnn.word_embedding_backward(memory[:2, 3:], cache, out=memory[:4, :3])
+    assert memory[:4, :3].sum() == 12 + 6
+
+
+def test_an_out_for_used_rows(backend):
+    with complains(ValueError, "word_embedding_backward", "'sparse'", "'out'"):
+        with_out(np.zeros((4, 3)), sparse=True)
+
+
+@pytest.mark.parametrize("sparse", [1, None, "yes", np.ones(2, bool)])
+def test_a_sparse_that_is_no_flag(backend, sparse):
+    with complains(TypeError, "word_embedding_backward", "'sparse'", "True or False"):
+        with_out(None, sparse=sparse)

@@ -716,6 +716,77 @@ void adam(Index n, const T* w, const T* dw, const T* m, const T* v, const T* set
     }
 }
 
+// ---- sums of gathered rows ----
+
+// Into the L2: measured on Zen 4, rows of 512 bytes come from memory at 23 GB/s with that, at 19 GB/s if they are
+// fetched into the L1, whose misses in flight are fewer, and at 18 GB/s if they are not fetched ahead.
+FASTRNN_INLINE void prefetch_l2(const void* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    static_cast<void>(p);
+#endif
+}
+
+template <class S, int NV, class T = typename S::Scalar>
+FASTRNN_INLINE void prefetch_vectors(const T* p) {
+    constexpr int line = 64 / sizeof(T), width = NV * S::lanes;
+    FASTRNN_UNROLL
+    for (int j = 0; j < width; j += line) prefetch_l2(p + j);
+    prefetch_l2(p + width - 1);  // callers' arrays seldom begin on a cache line
+}
+
+// sum_rows for the columns of so many vectors.
+template <class S, int NV, class T = typename S::Scalar>
+FASTRNN_INLINE Index sum_vectors(const Gather<T>& g, Index column, const std::uint64_t* keys, Index most, Index known,
+                                 const T* init, T* out) {
+    const T* x = g.x + column;
+    S sum[NV];
+    FASTRNN_UNROLL
+    for (int j = 0; j < NV; ++j) sum[j] = init ? S::load(init + j * S::lanes) : S::zero();
+    Index i = 0;
+    for (; i < most && (keys[i] | g.mask) == (keys[0] | g.mask); ++i) {
+        if (i + g.fetch < known) {
+            const std::uint64_t key = keys[i + g.fetch];
+            prefetch_vectors<S, NV>(x + static_cast<Index>(key & g.mask) * g.x_row);
+            if (g.into) prefetch_vectors<S, NV>(g.into + column + static_cast<Index>(key >> g.shift) * g.into_row);
+        }
+        const T* row = x + static_cast<Index>(keys[i] & g.mask) * g.x_row;
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) sum[j] = sum[j] + S::load(row + j * S::lanes);
+    }
+    if (g.stream && reinterpret_cast<std::uintptr_t>(out) % 64 == 0) {
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) sum[j].stream(out + j * S::lanes);
+    } else {
+        FASTRNN_UNROLL
+        for (int j = 0; j < NV; ++j) sum[j].store(out + j * S::lanes);
+    }
+    return i;
+}
+
+template <class S, int Registers, class T = typename S::Scalar>
+Index sum_rows(const Gather<T>& g, Index n, const std::uint64_t* keys, Index most, Index known, const T* init, T* out) {
+    constexpr int W = S::lanes;
+    constexpr int NV = Registers / 2;
+    Index i = 0, count = most;
+    for (; i + NV * W <= n; i += NV * W)
+        count = sum_vectors<S, NV>(g, i, keys, count, known, init ? init + i : nullptr, out + i);
+    for (; i + NV / 2 * W <= n; i += NV / 2 * W)
+        count = sum_vectors<S, NV / 2>(g, i, keys, count, known, init ? init + i : nullptr, out + i);
+    for (; i + W <= n; i += W) count = sum_vectors<S, 1>(g, i, keys, count, known, init ? init + i : nullptr, out + i);
+    if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        S sum = init ? load_part<S>(init + i, rest) : S::zero();
+        Index k = 0;
+        for (; k < count && (keys[k] | g.mask) == (keys[0] | g.mask); ++k)
+            sum = sum + load_part<S>(g.x + i + static_cast<Index>(keys[k] & g.mask) * g.x_row, rest);
+        count = k;
+        store_part(sum, out + i, rest);
+    }
+    return count;
+}
+
 template <class S, class T = typename S::Scalar>
 void evaluate(int which, Index n, const T* x, T* y) {
     constexpr int W = S::lanes;
@@ -778,6 +849,7 @@ constexpr Table<typename S::Scalar> make_table() {
         sgd_momentum<T>,
         rmsprop<T>,
         adam<T>,
+        sum_rows<S, Registers>,
         evaluate<S>,
         peak<S, Registers>};
 }

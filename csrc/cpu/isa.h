@@ -31,6 +31,20 @@ struct Step {
     int next_rows;  // rows of the tile that have a next step (the first so many)
 };
 
+// Rows of a matrix in an order given by keys, whose bits under the mask are the row's number; columns are contiguous.
+template <class T>
+struct Gather {
+    const T* x;
+    Index x_row;
+    std::uint64_t mask;
+    Index fetch;  // rows from the one that is added to the one that is fetched meanwhile
+    bool stream;  // results go past the caches, where they begin on a cache line
+    // Where sums begin at what is there: row `key >> shift` of it is fetched too. Else null.
+    const T* into;
+    Index into_row;
+    int shift;
+};
+
 template <class T>
 struct Table {
     int lanes;
@@ -101,6 +115,11 @@ struct Table {
                     T* cache_out);
     void (*adam)(Index n, const T* w, const T* dw, const T* m, const T* v, const T* settings, T* out, T* m_out,
                  T* v_out);
+
+    // out (n) = init + the rows of the first keys, added one by one: of those that agree with keys[0] above the mask,
+    // at most so many. Returns how many. Null is 0; init may be out. Rows of keys up to `known` are fetched ahead.
+    Index (*sum_rows)(const Gather<T>& g, Index n, const std::uint64_t* keys, Index most, Index known, const T* init,
+                      T* out);
 
     // For tests: y = sigmoid(x), tanh(x), exp(x) (x <= 0) or log(x) by `which` 0, 1, 2, 3.
     void (*evaluate)(int which, Index n, const T* x, T* y);

@@ -14,6 +14,10 @@
 #include <limits>
 #include <utility>
 
+#if defined(__GNUC__) && defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "../gates.h"
 
 namespace fastrnn {
@@ -48,6 +52,23 @@ struct Simd {
     FASTRNN_INLINE static Simd zero() { return {Raw{}}; }
     FASTRNN_INLINE static Simd load(const T* p) { return {*reinterpret_cast<const Unaligned*>(p)}; }
     FASTRNN_INLINE void store(T* p) const { *reinterpret_cast<Unaligned*>(p) = v; }
+    // As store, past the caches; p is aligned to the vector. Whoever hands the memory to another thread fences first.
+    FASTRNN_INLINE void stream(T* p) const {
+#if defined(__clang__)
+        __builtin_nontemporal_store(v, reinterpret_cast<Raw*>(p));
+#else
+#if defined(__AVX512F__)
+        if constexpr (sizeof(Raw) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#endif
+#if defined(__AVX__)
+        if constexpr (sizeof(Raw) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#endif
+#if defined(__SSE2__)
+        if constexpr (sizeof(Raw) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#endif
+        store(p);
+#endif
+    }
     FASTRNN_INLINE T lane(int i) const { return v[i]; }
 
     FASTRNN_INLINE friend Simd operator+(Simd a, Simd b) { return {a.v + b.v}; }
@@ -125,6 +146,7 @@ struct Simd {
         return r;
     }
     void store(T* p) const { std::memcpy(p, v, sizeof v); }
+    void stream(T* p) const { store(p); }
     T lane(int i) const { return v[i]; }
 
     template <class F>

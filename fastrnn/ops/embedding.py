@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from fastrnn.backend import choose, follow, ran
-from fastrnn.cache import Cache, buffer, empty
+from fastrnn.cache import Cache, empty
 from fastrnn.checks import Arguments
 
 _ROW = "embedding"
@@ -52,7 +52,21 @@ def word_embedding_forward(x: Any, W: Any) -> tuple[np.ndarray, Cache]:
     return out, Cache(function, chosen.name, W.dtype, check.dims, (ids.shape, kept))
 
 
-def word_embedding_backward(dout: Any, cache: Cache) -> np.ndarray:
+@overload
+def word_embedding_backward(
+    dout: Any, cache: Cache, *, out: np.ndarray | None = None, sparse: Literal[False] = False
+) -> np.ndarray: ...
+
+
+@overload
+def word_embedding_backward(
+    dout: Any, cache: Cache, *, out: None = None, sparse: Literal[True]
+) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def word_embedding_backward(
+    dout: Any, cache: Cache, *, out: np.ndarray | None = None, sparse: bool = False
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Gradient of the embedding table: repeated words add up.
 
     Parameters
@@ -61,33 +75,75 @@ def word_embedding_backward(dout: Any, cache: Cache) -> np.ndarray:
         Gradient of the loss with respect to the vectors that were looked up.
     cache : Cache
         From :func:`word_embedding_forward`; it can be used again.
+    out : ndarray, shape (V, D), optional
+        An array of the cache's dtype, of any strides, into which the gradient is added. Only the rows of words that
+        were used are read or written: the time does not depend on V.
+    sparse : bool, optional
+        Return the rows of the words that were used, alone. The time and the memory do not depend on V.
 
     Returns
     -------
     dW : ndarray, shape (V, D)
-        0 where a word was not used. Each row is summed by one thread in the order of its words' positions: the result
-        is bitwise the same at any number of threads.
+        0 where a word was not used; or `out` itself.
+    rows, values : ndarray of int64, shape (k,), and ndarray, shape (k, D)
+        With `sparse`: the k different ids in ascending order, and their rows of the gradient, so that
+        ``dW[rows] == values``.
 
     Raises
     ------
     ValueError, TypeError
-        A shape or dtype does not fit, or the cache is not one of :func:`word_embedding_forward`.
+        A shape or dtype does not fit, the cache is not one of :func:`word_embedding_forward`, `out` cannot be written
+        to or shares memory with `dout`, or `out` is given with `sparse`. Nothing has been modified then.
+
+    Notes
+    -----
+    The additions and their order depend on the ids alone, so that the result is bitwise the same at any number of
+    threads. A row is summed in the order of its word's positions, and in parts, which are then added up in that order,
+    where the word has more than 128 positions and more than a 128th of all.
     """
     function = "word_embedding_backward"
-    cache = Arguments(function).cache(cache, "word_embedding_forward")
     check = Arguments(function)
+    cache = check.cache(cache, "word_embedding_forward")
     V, D = cache.dims["V"], cache.dims["D"]
     shape, kept = cache.kept
-    dout = check.raw("dout", dout)
+    dout = given = check.raw("dout", dout)
     if dout.shape != (*shape, D):
         raise check.fail(ValueError, "dout", f"have the shape of the output, {(*shape, D)}", f"shape {dout.shape}")
     dout = check.settle(dout, cache.dtype)
+    sparse = check.flag("sparse", sparse)
+    if out is not None:
+        check.destination("out", out, (V, D), cache.dtype, "dout", given)
+        if sparse:
+            raise check.fail(ValueError, "sparse", "be False where 'out' is given", "True")
     chosen = follow(_ROW, function, cache)
+    result: Any
     if chosen.is_reference:
-        dW = chosen.kernels.word_embedding_backward(dout, kept)
+        result = chosen.kernels.word_embedding_backward(dout, kept, out=out, sparse=sparse)
     else:
-        dW = empty((V, D), cache.dtype)
-        workspace = buffer(V + 1 + kept.size, np.int64)
-        chosen.kernels.word_embedding_backward(kept.reshape(-1), dout.reshape(kept.size, D), workspace, dW)
+        result = _backward(check, chosen.kernels, kept.reshape(-1), dout.reshape(kept.size, D), V, out, sparse)
     ran(function, chosen)
-    return dW
+    return result
+
+
+def _backward(
+    check: Arguments, kernels: Any, ids: np.ndarray, dout: np.ndarray, V: int, out: np.ndarray | None, sparse: bool
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    D, dtype = dout.shape[1], dout.dtype
+    n = len(ids)
+    if max(n - 1, 0).bit_length() + max(V - 1, 0).bit_length() > 64:  # kernels sort numbers made of both
+        raise check.fail(ValueError, "cache", "be of ids whose number and range fit 64 bits together", f"{n} below {V}")
+    workspace = empty((kernels.word_embedding_buffers(n, V, D, dtype.itemsize),), np.dtype(np.int64))
+    if sparse:
+        k = kernels.word_embedding_sort(ids, V, D, dtype.itemsize, workspace)
+        rows, values = empty((k,), np.dtype(np.int64)), empty((k, D), dtype)
+        kernels.word_embedding_sparse(dout, V, workspace, rows, values)
+        return rows, values
+    if out is None:
+        dW = empty((V, D), dtype)
+        kernels.word_embedding_backward(ids, dout, workspace, dW, False)
+        return dW
+    dW = check.settle(out, dtype)  # a copy if it is not aligned
+    kernels.word_embedding_backward(ids, dout, workspace, dW, True)
+    if dW is not out:
+        out[...] = dW
+    return out
