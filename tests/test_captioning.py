@@ -846,3 +846,26 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert numbers.cache_dir() == tmp_path / "local" / "fastrnn"
+
+
+def test_steps_that_are_left_out_change_nothing():
+    """The loss of captions with <NULL> at their end, in their middle and everywhere, against every step being run."""
+    rng = np.random.default_rng(3)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "b": 4}
+    model = CaptioningRNN(words, input_dim=6, wordvec_dim=5, hidden_dim=7, cell_type="lstm", dtype=np.float64, rng=rng)
+    captions = np.array([[1, 3, 4, 2, 0, 0], [1, 3, 0, 4, 2, 0], [1, 0, 0, 0, 0, 0], [1, 3, 4, 3, 4, 2]])
+    features = rng.standard_normal((4, 6))
+    loss, grads = model.loss(features, captions)
+    p = model.params
+    h0, first = fastrnn.affine_forward(features, p["W_proj"], p["b_proj"])
+    x, looked_up = fastrnn.word_embedding_forward(captions[:, :-1], p["W_embed"])
+    h, ran = fastrnn.lstm_forward(x, h0, p["Wx"], p["Wh"], p["b"])
+    scores, last = fastrnn.temporal_affine_forward(h, p["W_vocab"], p["b_vocab"])
+    want, dscores = fastrnn.temporal_softmax_loss(scores, captions[:, 1:], captions[:, 1:] != 0)
+    dh, *vocab = fastrnn.temporal_affine_backward(dscores, last)
+    dx, dh0, *cell = fastrnn.lstm_backward(dh, ran)
+    _, *projected = fastrnn.affine_backward(dh0, first)
+    wanted = [fastrnn.word_embedding_backward(dx, looked_up), *projected, *cell, *vocab]
+    assert abs(loss - want) < 1e-12 * want
+    for name, value in zip(("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab"), wanted, strict=True):
+        np.testing.assert_allclose(grads[name], value, rtol=0, atol=1e-13, err_msg=name)

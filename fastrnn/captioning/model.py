@@ -145,11 +145,14 @@ class CaptioningRNN:
             raise args.fail(ValueError, "captions", "have at least one word each", f"shape {ids.shape}")
         words_in, words_out = ids[:, :-1], ids[:, 1:]
         mask = words_out != self._null
+        # Steps after a caption's last word change nothing: they are not run.
+        steps = mask.shape[1]
+        lengths = np.where(mask.any(axis=1), steps - np.argmax(mask[:, ::-1], axis=1), 0) if mask.size else None
         cell = _CELLS[self.cell_type]
 
         h0, proj_cache = affine_forward(features, params["W_proj"], params["b_proj"])
         x, embed_cache = word_embedding_forward(words_in, params["W_embed"])
-        h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"])
+        h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"], lengths=lengths)
         grads: dict[str, np.ndarray] = {}
         loss, dh, grads["W_vocab"], grads["b_vocab"] = vocab_softmax_loss(
             h, params["W_vocab"], params["b_vocab"], words_out, mask
