@@ -47,7 +47,7 @@ def test_the_commands_of_the_readme_exist():
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
 def test_attributes_that_are_named_exist(text):
-    for name in re.findall(r"`fastrnn\.([a-z_]+)", text):
+    for name in re.findall(r"`fastrnn\.([a-z0-9_]+)", text):
         assert hasattr(fastrnn, name), name
 
 

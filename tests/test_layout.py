@@ -19,7 +19,11 @@ GRID = {
     "ops": ("fastrnn/ops", "{}.py", {"__init__.py"}),
     "reference": ("fastrnn/reference", "{}.py", {"__init__.py"}),
     "numba": ("fastrnn/numba_cpu", "{}.py", {"__init__.py", "activations.py", "jit.py", "packing.py"}),
-    "cpu": ("csrc/cpu", "{}.cpp", {"isa.cpp", "isa_avx2.cpp", "isa_avx512.cpp", "isa_portable.cpp", "team.cpp"}),
+    "cpu": (
+        "csrc/cpu",
+        "{}.cpp",
+        {"isa.cpp", "isa_avx2.cpp", "isa_avx512.cpp", "isa_avx512_bf16.cpp", "isa_portable.cpp", "team.cpp"},
+    ),
     "cuda": ("csrc/cuda", "{}.cu", set()),
     "bench": (
         "bench",
