@@ -244,11 +244,10 @@ def product_operations(x: Any, W: Any) -> float:
 
 def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None:
     """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set."""
-    threads, precision = 0, "highest"
-    if chosen.name == "cpu":
-        threads = chosen.kernels.threads_used()
-        if _precision == "medium" and products == np.float32 and chosen.kernels.has_medium():
-            precision = "medium"
+    used, precision = getattr(chosen.kernels, "threads_used", None), "highest"
+    threads = used() if used else 0
+    if _precision == "medium" and products == np.float32 and chosen.name == "cpu" and chosen.kernels.has_medium():
+        precision = "medium"
     _local.last = (chosen, function, precision, threads)
 
 

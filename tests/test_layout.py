@@ -18,7 +18,11 @@ ROWS = ("rnn", "lstm", "gru", "embedding", "affine", "softmax_loss", "gram", "im
 GRID = {
     "ops": ("fastrnn/ops", "{}.py", {"__init__.py"}),
     "reference": ("fastrnn/reference", "{}.py", {"__init__.py"}),
-    "numba": ("fastrnn/numba_cpu", "{}.py", {"__init__.py", "activations.py", "jit.py", "packing.py"}),
+    "numba": (
+        "fastrnn/numba_cpu",
+        "{}.py",
+        {"__init__.py", "activations.py", "jit.py", "packing.py", "products.py", "recurrent.py", "threads.py"},
+    ),
     "cpu": (
         "csrc/cpu",
         "{}.cpp",

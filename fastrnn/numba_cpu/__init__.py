@@ -3,5 +3,7 @@
 A module per operation, with the kernels' names and positional arguments of the compiled column. The public functions
 are plain Python: they make inputs contiguous (a copy where they are strided or read-only) and carve the buffers; the
 private ones below them are compiled at first use, once for float32 and once for float64, and cached on disk.
-Matrix products go to the BLAS that SciPy ships, with its own threads; everything else runs on the caller's thread.
+
+The recurrent layers have products of their own (`products.py`) and threads of their own (`threads.py`); of the other
+operations, matrix products go to the BLAS that SciPy ships, with its threads, and the rest runs on the caller's thread.
 """

@@ -1,12 +1,10 @@
 """Gated recurrent unit over packed sequences.
 
 The input projection of all steps is one product, the time loop does the recurrent product and the gates of one step,
-and the weight gradients are one product each after the loop.
+and the gradients of the weights are one product each after the loop: `recurrent.py` says who does what.
 
-Buffers, with R = N * T rows at most: `reserve` holds the gates (R, 3, H), the recurrent part q_n (R, H) of the
-candidate, and the states prev (R, H) that each row started from; the workspaces hold the packed x (R, D), and the
-recurrent product (N, 3, H) or the gradients dp (R, 3, H) of the input product, dq (R, 3, H) of the recurrent product,
-dstate (N, H) and what flows to it through the weights (N, H).
+With R = N * T rows at most, the `reserve` holds the gates (R, 3H), the recurrent part q_n (R, H) of the candidate, and
+the states prev (R, H) that each row started from.
 """
 
 # Numba infers the types of what it compiles.
@@ -14,22 +12,62 @@ dstate (N, H) and what flows to it through the weights (N, H).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .activations import sigmoid, tanh
 from .jit import contiguous, jit
-from .packing import Packing, add_column_sums
+from .packing import Packing
+from .products import K_BLOCK, SPILL, tile_for
+from .recurrent import (
+    LARGE,
+    Shapes,
+    carve,
+    copy,
+    cuts,
+    few,
+    gradients,
+    multiply,
+    packed_shape,
+    parts_for,
+    prepare,
+    project,
+    room,
+)
+from .threads import run
+from .threads import threads_used as threads_used
 
 
+@lru_cache(maxsize=256)
+def _reserve(N: int, T: int, H: int) -> Shapes:
+    """gates, q_n, prev."""
+    R = N * T
+    return (R, 3 * H), (R, H), (R, H)
+
+
+@lru_cache(maxsize=256)
+def _forward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and weights, the recurrent product of a step, and room for it if it goes to BLAS."""
+    Wx, Wh = (packed_shape(N, T, K, 3 * H, itemsize) for K in (D, H))
+    return (N * T, D), Wx, Wh, (N, 3 * H), (N if few(N, T) else 0, 3 * H)
+
+
+@lru_cache(maxsize=256)
+def _backward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and its gradient, dp and dq, the packed weights, a block of dp or dq packed, dstate, and the product
+    of a step if it goes to BLAS."""
+    R = N * T
+    Wx, Wh = (packed_shape(N, T, 3 * H, columns, itemsize) for columns in (D, H))
+    block = packed_shape(N, T, K_BLOCK, 3 * H, itemsize)
+    return (R, D), (R, D), (R, 3 * H), (R, 3 * H), Wx, Wh, block, (N, H), (N if few(N, T) else 0, H)
+
+
+@lru_cache(maxsize=256)
 def gru_buffers(N: int, T: int, D: int, H: int, itemsize: int) -> tuple[int, int, int]:
     """Numbers of elements of reserve, forward workspace and backward workspace."""
-    return 5 * N * T * H, N * T * D + 3 * N * H, N * T * (D + 6 * H) + 2 * N * H
-
-
-def _carve_reserve(reserve: np.ndarray, R: int, H: int) -> tuple[np.ndarray, ...]:
-    """The arrays gates, q_n and prev in `reserve`."""
-    gates, q_n, prev = np.split(reserve[: 5 * R * H], [3 * R * H, 4 * R * H])
-    return gates.reshape(R, 3, H), q_n.reshape(R, H), prev.reshape(R, H)
+    forward, backward = (w(N, T, D, H, itemsize) for w in (_forward_workspace, _backward_workspace))
+    return room(_reserve(N, T, H), itemsize), room(forward, itemsize), room(backward, itemsize)
 
 
 def gru_forward(
@@ -48,17 +86,20 @@ def gru_forward(
 ) -> None:
     """Hidden states h (N, T, H) and h_n (N, H); fills `reserve` for `gru_backward`."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    gates, q_n, prev = _carve_reserve(reserve, R, H)
-    xp, product = workspace[: R * D].reshape(R, D), workspace[R * D : R * D + 3 * N * H].reshape(N, 3 * H)
-    packing.pack(x, xp)
+    gates, q_n, prev = carve(reserve, _reserve(N, T, H))
+    xp, packed_Wx, packed_Wh, q, spare = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
+    Wx, Wh, b = contiguous(Wx), contiguous(Wh), contiguous(b)
+    parts = parts_for(R, D + H, 3 * H, few(N, T))
+    run(parts if xp.size > LARGE else 1, packing.pack, x, xp[:R])
     if R < N * T:
         h[...] = 0
-    b = contiguous(b)
-    _forward(
-        xp, contiguous(h0), contiguous(Wx), contiguous(Wh), b, np.zeros_like(b) if bh is None else contiguous(bh),
-        *packing, h, h_n, gates, q_n, prev, product,
+    run(parts, project, tile, xp[:R], Wx, b, packed_Wx, gates[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(
+        len(cut) - 1, _forward, tile, cut, contiguous(h0), Wh, packed_Wh, np.zeros_like(b) if bh is None else
+        contiguous(bh), *packing, h, h_n, gates, q_n, prev, q, spare,
     )  # fmt: skip
 
 
@@ -83,92 +124,103 @@ def gru_backward(
 ) -> None:
     """Gradients dx (N, T, D), dh0 (N, H), dWx (D, 3H), dWh (H, 3H), db and dbh (3H,)."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    gates, q_n, prev = _carve_reserve(reserve, R, H)
-    xp, rest = workspace[: R * D].reshape(R, D), workspace[R * D :]
-    dp, dq = rest[: 6 * R * H].reshape(2, R, 3 * H)
-    dstate, through_weights = rest[6 * R * H : 6 * R * H + 2 * N * H].reshape(2, N, H)
-    sums_p, sums_q = np.zeros((2, 2, 3 * H))
-    packing.pack(x, xp)
+    gates, q_n, prev = carve(reserve, _reserve(N, T, H))
+    xp, dxp, dp, dq, packed_Wx, packed_Wh, block, dstate, spare = carve(
+        workspace, _backward_workspace(N, T, D, H, x.itemsize)
+    )
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    parts = parts_for(R, 2 * (D + H), 3 * H, few(N, T))
     dstate[...] = 0 if dh_n is None else dh_n[packing.order]
-    _backward(
-        contiguous(dh), dstate, through_weights, xp, contiguous(Wx), contiguous(Wh), *packing, gates, q_n, prev, dp, dq,
-        sums_p, sums_q, dWx, dWh,
+    run(parts, prepare, packing, x, xp[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(
+        len(cut) - 1, _backward, tile, cut, contiguous(dh), dstate, Wh, packed_Wh, *packing, gates, q_n, prev, dp, dq,
+        spare,
     )  # fmt: skip
-    packing.unpack(xp, dx)
+    run(
+        parts, gradients, tile, xp[:R], prev[:R], dp[:R], dq[:R], Wx, packing, packed_Wx, block, dxp[:R], dx, dWx,
+        dWh, db, dbh,
+    )  # fmt: skip
     dh0[packing.order] = dstate
-    db[...] = sums_p[1]
-    dbh[...] = sums_q[1]
+
+
+# The loops over j below are many rather than one: before it vectorises a loop, LLVM must check at run time that what
+# is written overlaps with nothing that is read, and gives up beyond a few arrays.
 
 
 @jit
-def _forward(xp, h0, Wx, Wh, b, bh, order, lengths, offsets, reverse, h, h_n, gates, q_n, prev, product):
+def _forward(
+    part, parts, tile, cut, h0, Wh, packed_Wh, bh, order, lengths, offsets, reverse, h, h_n, gates, q_n, prev, q, spare
+):  # fmt: skip
     one = h.dtype.type(1)
     H = h0.shape[1]
-    flat_gates = gates.reshape(gates.shape[0], 3 * H)
-    np.dot(xp, Wx, flat_gates)
-    for r in range(order.shape[0]):
-        start = prev[r] if lengths[r] > 0 else h_n[order[r]]
-        start[:] = h0[order[r]]
+    begin, end = cut[part], cut[part + 1]
+    for r in range(begin, end):
+        copy(h0[order[r]], prev[r] if lengths[r] > 0 else h_n[order[r]])
+    spill = np.empty(SPILL, h.dtype)
     steps = offsets.shape[0] - 1
     for s in range(steps):
         first, last = offsets[s], offsets[s + 1]
         going_on = offsets[s + 2] - last if s + 1 < steps else 0
-        np.dot(prev[first:last], Wh, product[: last - first])
-        for r in range(last - first):
+        stop = min(end, last - first)
+        if stop <= begin:
+            break
+        for r in range(begin, stop):
+            copy(bh, q[r])
+        multiply(tile, prev[first + begin : first + stop], packed_Wh, Wh, q[begin:stop], spare, spill)
+        for r in range(begin, stop):
             n, row = order[r], first + r
-            p, q = flat_gates[row], product[r]
+            p, product = gates[row], q[r]
+            reset, z, candidate = p[:H], p[H : 2 * H], p[2 * H :]
+            recurrent, product_n, before = q_n[row], product[2 * H :], prev[row]
+            end_h = prev[last + r] if r < going_on else h_n[n]
+            out = h[n, lengths[r] - 1 - s if reverse else s]
             for k in range(2 * H):
-                p[k] = (p[k] + b[k]) + (q[k] + bh[k])
+                p[k] += product[k]
             sigmoid(p[: 2 * H])
-            reset, z, candidate, recurrent = gates[row, 0], gates[row, 1], gates[row, 2], q_n[row]
-            b_n, bh_n, product_n = b[2 * H :], bh[2 * H :], q[2 * H :]
             for j in range(H):
-                with_bias = product_n[j] + bh_n[j]
-                recurrent[j] = with_bias
-                candidate[j] = (candidate[j] + b_n[j]) + reset[j] * with_bias
+                candidate[j] += reset[j] * product_n[j]
+            copy(product_n, recurrent)
             tanh(candidate)
-            out, before = h[n, lengths[r] - 1 - s if reverse else s], prev[row]
-            end = prev[last + r] if r < going_on else h_n[n]
             for j in range(H):
-                next_h = (one - z[j]) * candidate[j] + z[j] * before[j]
-                end[j] = next_h
-                out[j] = next_h
+                out[j] = (one - z[j]) * candidate[j] + z[j] * before[j]
+            copy(out, end_h)
 
 
 @jit
 def _backward(
-    dh, dstate, through_weights, xp, Wx, Wh, order, lengths, offsets, reverse, gates, q_n, prev, dp, dq, sums_p, sums_q,
-    dWx, dWh,
+    part, parts, tile, cut, dh, dstate, Wh, packed_Wh, order, lengths, offsets, reverse, gates, q_n, prev, dp, dq, spare
 ):  # fmt: skip
-    """On return dstate is the gradient of the initial states, in packed order, and xp that of x."""
+    """On return dstate is the gradient of the initial states, in packed order."""
     one = dp.dtype.type(1)
     H = q_n.shape[1]
+    begin, end = cut[part], cut[part + 1]
+    spill = np.empty(SPILL, dp.dtype)
     for s in range(offsets.shape[0] - 2, -1, -1):
         first, last = offsets[s], offsets[s + 1]
-        for r in range(last - first):
+        stop = min(end, last - first)
+        if stop <= begin:
+            continue
+        for r in range(begin, stop):
             row = first + r
+            p, d, d_q = gates[row], dp[row], dq[row]
+            reset, z, candidate = p[:H], p[H : 2 * H], p[2 * H :]
+            d_r, d_z, d_n, dq_n = d[:H], d[H : 2 * H], d[2 * H :], d_q[2 * H :]
+            recurrent, before, total = q_n[row], prev[row], dstate[r]
             out = dh[order[r], lengths[r] - 1 - s if reverse else s]
-            reset, z, candidate = gates[row, 0], gates[row, 1], gates[row, 2]
-            recurrent, before, state = q_n[row], prev[row], dstate[r]
-            dp_r, dp_z, dp_n = dp[row, :H], dp[row, H : 2 * H], dp[row, 2 * H :]
-            dq_r, dq_z, dq_n = dq[row, :H], dq[row, H : 2 * H], dq[row, 2 * H :]
             for j in range(H):
-                total = out[j] + state[j]
-                d_n = total * (one - z[j]) * (one - candidate[j] * candidate[j])
-                d_z = total * (before[j] - candidate[j]) * z[j] * (one - z[j])
-                d_r = d_n * recurrent[j] * reset[j] * (one - reset[j])
-                dp_r[j], dp_z[j], dp_n[j] = d_r, d_z, d_n
-                dq_r[j], dq_z[j], dq_n[j] = d_r, d_z, d_n * reset[j]
-                state[j] = total * z[j]
-        np.dot(dq[first:last], Wh.T, through_weights[: last - first])
-        for r in range(last - first):
-            total, flow = dstate[r], through_weights[r]
+                total[j] += out[j]
             for j in range(H):
-                total[j] += flow[j]
-        add_column_sums(dp[first:last], sums_p[0], sums_p[1])
-        add_column_sums(dq[first:last], sums_q[0], sums_q[1])
-    np.dot(xp.T, dp, dWx)
-    np.dot(prev.T, dq, dWh)
-    np.dot(dp, Wx.T, xp)
+                d_n[j] = total[j] * (one - z[j]) * (one - candidate[j] * candidate[j])
+            for j in range(H):
+                d_z[j] = total[j] * (before[j] - candidate[j]) * z[j] * (one - z[j])
+            for j in range(H):
+                d_r[j] = d_n[j] * recurrent[j] * reset[j] * (one - reset[j])
+            copy(d[: 2 * H], d_q[: 2 * H])
+            for j in range(H):
+                dq_n[j] = d_n[j] * reset[j]
+            for j in range(H):
+                total[j] *= z[j]
+        multiply(tile, dq[first + begin : first + stop], packed_Wh, Wh.T, dstate[begin:stop], spare, spill)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit
 
-# No fastmath: it drops the meaning of NaN. No parallel=True: Numba's threading layers survive neither a fork nor
-# calls from several threads.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+# Of fastmath only what lets a * b + c round once: the rest drops the meaning of NaN. No parallel=True: Numba's own
+# threading layers survive neither a fork nor calls from several threads (threads.py has ours).
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -23,6 +23,14 @@ def jit(function: Callable[..., Any]) -> Any:
         return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no writable folder for the cache: compile in every process
         return njit(**_OPTIONS)(function)
+
+
+def compile_c(signature: Any, function: Callable[..., None]) -> Any:
+    """Compile for a call by address, at once, and keep the machine code on disk."""
+    try:
+        return cfunc(signature, cache=True)(function)
+    except RuntimeError:
+        return cfunc(signature)(function)
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:

@@ -1,11 +1,10 @@
 """Long short-term memory over packed sequences.
 
 The input projection of all steps is one product, the time loop does the recurrent product and the gates of one step,
-and the weight gradients are one product each after the loop.
+and the gradients of the weights are one product each after the loop: `recurrent.py` says who does what.
 
-Buffers, with R = N * T rows at most: `reserve` holds the gates (R, 4, H), tanh_c (R, H), and the states prev_h and
-prev_c (R, H) that each row started from; the workspaces hold the packed x (R, D), and the recurrent product (N, 4, H)
-or the gradients da (R, 4, H), dh_state and dc_state (N, H).
+With R = N * T rows at most, the `reserve` holds the gates (R, 4H), tanh_c (R, H), and the states prev_h and prev_c
+(R, H) that each row started from.
 """
 
 # Numba infers the types of what it compiles.
@@ -13,22 +12,61 @@ or the gradients da (R, 4, H), dh_state and dc_state (N, H).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .activations import sigmoid, tanh
 from .jit import contiguous, jit
-from .packing import Packing, add_column_sums
+from .packing import Packing
+from .products import K_BLOCK, SPILL, tile_for
+from .recurrent import (
+    LARGE,
+    Shapes,
+    carve,
+    copy,
+    cuts,
+    few,
+    gradients,
+    multiply,
+    packed_shape,
+    parts_for,
+    prepare,
+    project,
+    room,
+)
+from .threads import run
+from .threads import threads_used as threads_used
 
 
+@lru_cache(maxsize=256)
+def _reserve(N: int, T: int, H: int) -> Shapes:
+    """gates, tanh_c, prev_h, prev_c."""
+    R = N * T
+    return (R, 4 * H), (R, H), (R, H), (R, H)
+
+
+@lru_cache(maxsize=256)
+def _forward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and weights, and the recurrent product if it goes to BLAS."""
+    Wx, Wh = (packed_shape(N, T, K, 4 * H, itemsize) for K in (D, H))
+    return (N * T, D), Wx, Wh, (N if few(N, T) else 0, 4 * H)
+
+
+@lru_cache(maxsize=256)
+def _backward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and its gradient, da, the packed weights, a block of da packed, dh_state, dc_state, and the product
+    of a step if it goes to BLAS."""
+    Wx, Wh = (packed_shape(N, T, 4 * H, columns, itemsize) for columns in (D, H))
+    block = packed_shape(N, T, K_BLOCK, 4 * H, itemsize)
+    return (N * T, D), (N * T, D), (N * T, 4 * H), Wx, Wh, block, (N, H), (N, H), (N if few(N, T) else 0, H)
+
+
+@lru_cache(maxsize=256)
 def lstm_buffers(N: int, T: int, D: int, H: int, itemsize: int) -> tuple[int, int, int]:
     """Numbers of elements of reserve, forward workspace and backward workspace."""
-    return 7 * N * T * H, N * T * D + 4 * N * H, N * T * (D + 4 * H) + 2 * N * H
-
-
-def _carve_reserve(reserve: np.ndarray, R: int, H: int) -> tuple[np.ndarray, ...]:
-    """The arrays gates, tanh_c, prev_h and prev_c in `reserve`."""
-    gates, *states = np.split(reserve[: 7 * R * H], [4 * R * H, 5 * R * H, 6 * R * H])
-    return gates.reshape(R, 4, H), *(state.reshape(R, H) for state in states)
+    forward, backward = (w(N, T, D, H, itemsize) for w in (_forward_workspace, _backward_workspace))
+    return room(_reserve(N, T, H), itemsize), room(forward, itemsize), room(backward, itemsize)
 
 
 def lstm_forward(
@@ -48,16 +86,20 @@ def lstm_forward(
 ) -> None:
     """Hidden states h (N, T, H), final states h_n and c_n (N, H); fills `reserve` for `lstm_backward`."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    gates, tanh_c, prev_h, prev_c = _carve_reserve(reserve, R, H)
-    xp, product = workspace[: R * D].reshape(R, D), workspace[R * D : R * D + 4 * N * H].reshape(N, 4 * H)
-    packing.pack(x, xp)
+    gates, tanh_c, prev_h, prev_c = carve(reserve, _reserve(N, T, H))
+    xp, packed_Wx, packed_Wh, spare = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    parts = parts_for(R, D + H, 4 * H, few(N, T))
+    run(parts if xp.size > LARGE else 1, packing.pack, x, xp[:R])
     if R < N * T:
         h[...] = 0
-    _forward(
-        xp, contiguous(h0), np.zeros_like(h_n) if c0 is None else contiguous(c0), contiguous(Wx), contiguous(Wh),
-        contiguous(b), *packing, h, h_n, c_n, gates, tanh_c, prev_h, prev_c, product,
+    run(parts, project, tile, xp[:R], Wx, contiguous(b), packed_Wx, gates[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(
+        len(cut) - 1, _forward, tile, cut, contiguous(h0), np.zeros_like(h_n) if c0 is None else contiguous(c0), Wh,
+        packed_Wh, *packing, h, h_n, c_n, gates, tanh_c, prev_h, prev_c, spare,
     )  # fmt: skip
 
 
@@ -83,90 +125,109 @@ def lstm_backward(
 ) -> None:
     """Gradients dx (N, T, D), dh0 and dc0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,)."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    gates, tanh_c, prev_h, prev_c = _carve_reserve(reserve, R, H)
-    xp, da = workspace[: R * D].reshape(R, D), workspace[R * D : R * (D + 4 * H)].reshape(R, 4 * H)
-    dh_state, dc_state = workspace[R * (D + 4 * H) : R * (D + 4 * H) + 2 * N * H].reshape(2, N, H)
-    sums = np.zeros((2, 4 * H))
-    packing.pack(x, xp)
+    gates, tanh_c, prev_h, prev_c = carve(reserve, _reserve(N, T, H))
+    xp, dxp, da, packed_Wx, packed_Wh, block, dh_state, dc_state, spare = carve(
+        workspace, _backward_workspace(N, T, D, H, x.itemsize)
+    )
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    parts = parts_for(R, 2 * (D + H), 4 * H, few(N, T))
     dh_state[...] = 0 if dh_n is None else dh_n[packing.order]
     dc_state[...] = 0 if dc_n is None else dc_n[packing.order]
-    _backward(
-        contiguous(dh), dh_state, dc_state, xp, contiguous(Wx), contiguous(Wh), *packing, gates, tanh_c, prev_h,
-        prev_c, da, sums, dWx, dWh,
+    run(parts, prepare, packing, x, xp[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(
+        len(cut) - 1, _backward, tile, cut, contiguous(dh), dh_state, dc_state, Wh, packed_Wh, *packing, gates, tanh_c,
+        prev_c, da, spare,
     )  # fmt: skip
-    packing.unpack(xp, dx)
+    run(
+        parts, gradients, tile, xp[:R], prev_h[:R], da[:R], da[:R], Wx, packing, packed_Wx, block, dxp[:R], dx, dWx,
+        dWh, db, db,
+    )  # fmt: skip
     dh0[packing.order] = dh_state
     dc0[packing.order] = dc_state
-    db[...] = sums[1]
+
+
+# The loops over j below are many rather than one: before it vectorises a loop, LLVM must check at run time that what
+# is written overlaps with nothing that is read, and gives up beyond a few arrays.
 
 
 @jit
 def _forward(
-    xp, h0, c0, Wx, Wh, b, order, lengths, offsets, reverse, h, h_n, c_n, gates, tanh_c, prev_h, prev_c, product
+    part, parts, tile, cut, h0, c0, Wh, packed_Wh, order, lengths, offsets, reverse, h, h_n, c_n, gates, tanh_c, prev_h,
+    prev_c, spare,
 ):  # fmt: skip
     H = h0.shape[1]
-    flat_gates = gates.reshape(gates.shape[0], 4 * H)
-    np.dot(xp, Wx, flat_gates)
-    for r in range(order.shape[0]):
+    begin, end = cut[part], cut[part + 1]
+    for r in range(begin, end):
         n = order[r]
         start_h, start_c = (prev_h[r], prev_c[r]) if lengths[r] > 0 else (h_n[n], c_n[n])
-        start_h[:] = h0[n]
-        start_c[:] = c0[n]
+        copy(h0[n], start_h)
+        copy(c0[n], start_c)
+    spill = np.empty(SPILL, h.dtype)
     steps = offsets.shape[0] - 1
     for s in range(steps):
         first, last = offsets[s], offsets[s + 1]
         going_on = offsets[s + 2] - last if s + 1 < steps else 0
-        np.dot(prev_h[first:last], Wh, product[: last - first])
-        for r in range(last - first):
+        stop = min(end, last - first)
+        if stop <= begin:
+            break
+        multiply(
+            tile, prev_h[first + begin : first + stop], packed_Wh, Wh, gates[first + begin : first + stop], spare, spill
+        )
+        for r in range(begin, stop):
             n, row = order[r], first + r
-            a, recurrent = flat_gates[row], product[r]
-            for k in range(a.shape[0]):
-                a[k] = a[k] + recurrent[k] + b[k]
-            sigmoid(a[: 3 * H])
-            tanh(a[3 * H :])
-            i, f, o, g = gates[row, 0], gates[row, 1], gates[row, 2], gates[row, 3]
-            c, before = tanh_c[row], prev_c[row]
+            a, c = gates[row], tanh_c[row]
+            i, f, o, g, before = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :], prev_c[row]
             end_h, end_c = (prev_h[last + r], prev_c[last + r]) if r < going_on else (h_n[n], c_n[n])
-            for j in range(H):
-                next_c = f[j] * before[j] + i[j] * g[j]
-                c[j] = next_c
-                end_c[j] = next_c
-            tanh(c)
             out = h[n, lengths[r] - 1 - s if reverse else s]
+            sigmoid(a[: 3 * H])
+            tanh(g)
             for j in range(H):
-                next_h = o[j] * c[j]
-                end_h[j] = next_h
-                out[j] = next_h
+                c[j] = f[j] * before[j] + i[j] * g[j]
+            copy(c, end_c)
+            tanh(c)
+            for j in range(H):
+                out[j] = o[j] * c[j]
+            copy(out, end_h)
 
 
 @jit
 def _backward(
-    dh, dh_state, dc_state, xp, Wx, Wh, order, lengths, offsets, reverse, gates, tanh_c, prev_h, prev_c, da, sums,
-    dWx, dWh,
+    part, parts, tile, cut, dh, dh_state, dc_state, Wh, packed_Wh, order, lengths, offsets, reverse, gates, tanh_c,
+    prev_c, da, spare,
 ):  # fmt: skip
-    """On return dh_state and dc_state are the gradients of the initial states, in packed order, and xp that of x."""
+    """On return dh_state and dc_state are the gradients of the initial states, in packed order."""
     one = da.dtype.type(1)
     H = tanh_c.shape[1]
+    begin, end = cut[part], cut[part + 1]
+    spill = np.empty(SPILL, da.dtype)
     for s in range(offsets.shape[0] - 2, -1, -1):
         first, last = offsets[s], offsets[s + 1]
-        for r in range(last - first):
+        stop = min(end, last - first)
+        if stop <= begin:
+            continue
+        for r in range(begin, stop):
             row = first + r
-            out = dh[order[r], lengths[r] - 1 - s if reverse else s]
-            i, f, o, g = gates[row, 0], gates[row, 1], gates[row, 2], gates[row, 3]
-            t, before, state_h, state_c, d = tanh_c[row], prev_c[row], dh_state[r], dc_state[r], da[row]
+            a, d = gates[row], da[row]
+            i, f, o, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
             d_i, d_f, d_o, d_g = d[:H], d[H : 2 * H], d[2 * H : 3 * H], d[3 * H :]
+            t, before, total, dc = tanh_c[row], prev_c[row], dh_state[r], dc_state[r]
+            out = dh[order[r], lengths[r] - 1 - s if reverse else s]
             for j in range(H):
-                total = out[j] + state_h[j]
-                dc = state_c[j] + total * o[j] * (one - t[j] * t[j])
-                d_i[j] = dc * g[j] * i[j] * (one - i[j])
-                d_f[j] = dc * before[j] * f[j] * (one - f[j])
-                d_o[j] = total * t[j] * o[j] * (one - o[j])
-                d_g[j] = dc * i[j] * (one - g[j] * g[j])
-                state_c[j] = dc * f[j]
-        np.dot(da[first:last], Wh.T, dh_state[: last - first])
-        add_column_sums(da[first:last], sums[0], sums[1])
-    np.dot(xp.T, da, dWx)
-    np.dot(prev_h.T, da, dWh)
-    np.dot(da, Wx.T, xp)
+                total[j] += out[j]
+            for j in range(H):
+                dc[j] += total[j] * o[j] * (one - t[j] * t[j])
+            for j in range(H):
+                d_i[j] = dc[j] * g[j] * i[j] * (one - i[j])
+            for j in range(H):
+                d_f[j] = dc[j] * before[j] * f[j] * (one - f[j])
+            for j in range(H):
+                d_o[j] = total[j] * t[j] * o[j] * (one - o[j])
+            for j in range(H):
+                d_g[j] = dc[j] * i[j] * (one - g[j] * g[j])
+            for j in range(H):
+                dc[j] *= f[j]
+            total[:] = 0
+        multiply(tile, da[first + begin : first + stop], packed_Wh, Wh.T, dh_state[begin:stop], spare, spill)

@@ -5,16 +5,11 @@ the step before it. Row ``offsets[s] + r`` of a packed array belongs to the s-th
 All rows of a step are then one matrix, and so are all rows of all steps.
 """
 
-# Numba infers the types of what it compiles.
-# mypy: allow-untyped-defs
-
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-
-from .jit import jit
 
 
 class Packing(NamedTuple):
@@ -47,14 +42,17 @@ class Packing(NamedTuple):
     def rows(self) -> int:
         return int(self.offsets[-1])
 
-    def pack(self, padded: np.ndarray, packed: np.ndarray) -> None:
-        """Copy the rows that are run from `padded` (N, T, D), of any strides, to `packed` (rows, D)."""
+    def pack(self, part: int, parts: int, padded: np.ndarray, packed: np.ndarray) -> None:
+        """Copy the rows that are run from `padded` (N, T, D), of any strides, to `packed` (rows, D): a part of them."""
         N, T, D = padded.shape
         if self.rows == N * T:
             steps = padded[:, ::-1] if self.reverse else padded
-            packed.reshape(T, N, D)[...] = steps.transpose(1, 0, 2)
+            some = slice(part * T // parts, (part + 1) * T // parts)
+            packed.reshape(T, N, D)[some] = steps.transpose(1, 0, 2)[some]
         else:
-            packed[...] = padded[self._places()]
+            some = slice(part * self.rows // parts, (part + 1) * self.rows // parts)
+            sequence, step = self._places()
+            packed[some] = padded[sequence[some], step[some]]
 
     def unpack(self, packed: np.ndarray, padded: np.ndarray) -> None:
         """Copy `packed` (rows, D) to its places in `padded` (N, T, D), and zero to all others."""
@@ -75,17 +73,3 @@ class Packing(NamedTuple):
 
 def _range(n: int) -> np.ndarray:
     return np.arange(n, dtype=np.int64)  # by default it is int32 on some systems
-
-
-@jit
-def add_column_sums(block, partial, total):
-    """Add the sum of the rows of `block` (n, K) to `total` (K,) float64, by way of `partial` (K,) float64.
-
-    Step by step, so that rounding grows with the number of steps plus rows of a step, not with their product.
-    """
-    partial[:] = 0
-    for r in range(block.shape[0]):
-        for k in range(block.shape[1]):
-            partial[k] += block[r, k]
-    for k in range(block.shape[1]):
-        total[k] += partial[k]

@@ -1,11 +1,10 @@
 """Vanilla recurrent network over packed sequences.
 
 The input projection of all steps is one product, the time loop does the recurrent product and the tanh of one step,
-and the weight gradients are one product each after the loop.
+and the gradients of the weights are one product each after the loop: `recurrent.py` says who does what.
 
-Buffers, with R = N * T rows at most: `reserve` holds the states a (R, H) that each row made and prev (R, H) that it
-started from; the workspaces hold the packed x (R, D), and the recurrent product (N, H) or the gradients da (R, H),
-dstate (N, H).
+With R = N * T rows at most, the `reserve` holds the states a (R, H) that each row made and prev (R, H) that it started
+from.
 """
 
 # Numba infers the types of what it compiles.
@@ -13,16 +12,60 @@ dstate (N, H).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .activations import tanh
 from .jit import contiguous, jit
-from .packing import Packing, add_column_sums
+from .packing import Packing
+from .products import K_BLOCK, SPILL, tile_for
+from .recurrent import (
+    LARGE,
+    Shapes,
+    carve,
+    copy,
+    cuts,
+    few,
+    gradients,
+    multiply,
+    packed_shape,
+    parts_for,
+    prepare,
+    project,
+    room,
+)
+from .threads import run
+from .threads import threads_used as threads_used
 
 
+@lru_cache(maxsize=256)
+def _reserve(N: int, T: int, H: int) -> Shapes:
+    """a, prev."""
+    return (N * T, H), (N * T, H)
+
+
+@lru_cache(maxsize=256)
+def _forward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and weights, and the recurrent product if it goes to BLAS."""
+    Wx, Wh = (packed_shape(N, T, K, H, itemsize) for K in (D, H))
+    return (N * T, D), Wx, Wh, (N if few(N, T) else 0, H)
+
+
+@lru_cache(maxsize=256)
+def _backward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
+    """The packed x and its gradient, da, the packed weights, a block of da packed, dstate, and the product of a step if
+    it goes to BLAS."""
+    Wx, Wh = (packed_shape(N, T, H, columns, itemsize) for columns in (D, H))
+    block = packed_shape(N, T, K_BLOCK, H, itemsize)
+    return (N * T, D), (N * T, D), (N * T, H), Wx, Wh, block, (N, H), (N if few(N, T) else 0, H)
+
+
+@lru_cache(maxsize=256)
 def rnn_buffers(N: int, T: int, D: int, H: int, itemsize: int) -> tuple[int, int, int]:
     """Numbers of elements of reserve, forward workspace and backward workspace."""
-    return 2 * N * T * H, N * T * D + N * H, N * T * (D + H) + N * H
+    forward, backward = (w(N, T, D, H, itemsize) for w in (_forward_workspace, _backward_workspace))
+    return room(_reserve(N, T, H), itemsize), room(forward, itemsize), room(backward, itemsize)
 
 
 def rnn_forward(
@@ -40,14 +83,18 @@ def rnn_forward(
 ) -> None:
     """Hidden states h (N, T, H) and h_n (N, H); fills `reserve` for `rnn_backward`."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    a, prev = reserve[: R * H].reshape(R, H), reserve[R * H : 2 * R * H].reshape(R, H)
-    xp, product = workspace[: R * D].reshape(R, D), workspace[R * D : R * D + N * H].reshape(N, H)
-    packing.pack(x, xp)
+    a, prev = carve(reserve, _reserve(N, T, H))
+    xp, packed_Wx, packed_Wh, spare = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    parts = parts_for(R, D + H, H, few(N, T))
+    run(parts if xp.size > LARGE else 1, packing.pack, x, xp[:R])
     if R < N * T:
         h[...] = 0
-    _forward(xp, contiguous(h0), contiguous(Wx), contiguous(Wh), contiguous(b), *packing, h, h_n, a, prev, product)
+    run(parts, project, tile, xp[:R], Wx, contiguous(b), packed_Wx, a[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(len(cut) - 1, _forward, tile, cut, contiguous(h0), Wh, packed_Wh, *packing, h, h_n, a, prev, spare)
 
 
 def rnn_backward(
@@ -69,57 +116,61 @@ def rnn_backward(
 ) -> None:
     """Gradients dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,)."""
     (N, T, D), H = x.shape, h0.shape[1]
-    packing = Packing.of(N, T, lengths, reverse)
+    tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
-    a, prev = reserve[: R * H].reshape(R, H), reserve[R * H : 2 * R * H].reshape(R, H)
-    xp, da = workspace[: R * D].reshape(R, D), workspace[R * D : R * (D + H)].reshape(R, H)
-    dstate = workspace[R * (D + H) : R * (D + H) + N * H].reshape(N, H)
-    sums = np.zeros((2, H))
-    packing.pack(x, xp)
+    a, prev = carve(reserve, _reserve(N, T, H))
+    xp, dxp, da, packed_Wx, packed_Wh, block, dstate, spare = carve(
+        workspace, _backward_workspace(N, T, D, H, x.itemsize)
+    )
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    parts = parts_for(R, 2 * (D + H), H, few(N, T))
     dstate[...] = 0 if dh_n is None else dh_n[packing.order]
-    _backward(contiguous(dh), dstate, xp, contiguous(Wx), contiguous(Wh), *packing, a, prev, da, sums, dWx, dWh)
-    packing.unpack(xp, dx)
+    run(parts, prepare, packing, x, xp[:R], Wh, packed_Wh)
+    cut = cuts(packing, parts)
+    run(len(cut) - 1, _backward, tile, cut, contiguous(dh), dstate, Wh, packed_Wh, *packing, a, da, spare)
+    run(
+        parts, gradients, tile, xp[:R], prev[:R], da[:R], da[:R], Wx, packing, packed_Wx, block, dxp[:R], dx, dWx,
+        dWh, db, db,
+    )  # fmt: skip
     dh0[packing.order] = dstate
-    db[...] = sums[1]
 
 
 @jit
-def _forward(xp, h0, Wx, Wh, b, order, lengths, offsets, reverse, h, h_n, a, prev, product):
-    np.dot(xp, Wx, a)
-    for r in range(order.shape[0]):
-        start = prev[r] if lengths[r] > 0 else h_n[order[r]]
-        start[:] = h0[order[r]]
+def _forward(part, parts, tile, cut, h0, Wh, packed_Wh, order, lengths, offsets, reverse, h, h_n, a, prev, spare):
+    begin, end = cut[part], cut[part + 1]
+    for r in range(begin, end):
+        copy(h0[order[r]], prev[r] if lengths[r] > 0 else h_n[order[r]])
+    spill = np.empty(SPILL, h.dtype)
     steps = offsets.shape[0] - 1
     for s in range(steps):
         first, last = offsets[s], offsets[s + 1]
         going_on = offsets[s + 2] - last if s + 1 < steps else 0
-        np.dot(prev[first:last], Wh, product[: last - first])
-        for r in range(last - first):
-            n = order[r]
-            row = a[first + r]
-            recurrent = product[r]
-            for j in range(row.shape[0]):
-                row[j] = row[j] + recurrent[j] + b[j]
+        stop = min(end, last - first)
+        if stop <= begin:
+            break
+        multiply(tile, prev[first + begin : first + stop], packed_Wh, Wh, a[first + begin : first + stop], spare, spill)
+        for r in range(begin, stop):
+            n, row = order[r], a[first + r]
             tanh(row)
-            out, end = h[n, lengths[r] - 1 - s if reverse else s], prev[last + r] if r < going_on else h_n[n]
-            for j in range(row.shape[0]):
-                out[j] = row[j]
-                end[j] = row[j]
+            copy(row, h[n, lengths[r] - 1 - s if reverse else s])
+            copy(row, prev[last + r] if r < going_on else h_n[n])
 
 
 @jit
-def _backward(dh, dstate, xp, Wx, Wh, order, lengths, offsets, reverse, a, prev, da, sums, dWx, dWh):
-    """On return dstate is the gradient of the initial states, in packed order, and xp that of x."""
+def _backward(part, parts, tile, cut, dh, dstate, Wh, packed_Wh, order, lengths, offsets, reverse, a, da, spare):
+    """On return dstate is the gradient of the initial states, in packed order."""
     one = a.dtype.type(1)
+    begin, end = cut[part], cut[part + 1]
+    spill = np.empty(SPILL, a.dtype)
     for s in range(offsets.shape[0] - 2, -1, -1):
         first, last = offsets[s], offsets[s + 1]
-        for r in range(last - first):
-            out, state = dh[order[r], lengths[r] - 1 - s if reverse else s], dstate[r]
+        stop = min(end, last - first)
+        if stop <= begin:
+            continue
+        for r in range(begin, stop):
+            out, total = dh[order[r], lengths[r] - 1 - s if reverse else s], dstate[r]
             row, drow = a[first + r], da[first + r]
             for j in range(row.shape[0]):
-                drow[j] = (out[j] + state[j]) * (one - row[j] * row[j])
-        np.dot(da[first:last], Wh.T, dstate[: last - first])
-        add_column_sums(da[first:last], sums[0], sums[1])
-    np.dot(xp.T, da, dWx)
-    np.dot(prev.T, da, dWh)
-    np.dot(da, Wx.T, xp)
+                drow[j] = (out[j] + total[j]) * (one - row[j] * row[j])
+            total[:] = 0
+        multiply(tile, da[first + begin : first + stop], packed_Wh, Wh.T, dstate[begin:stop], spare, spill)
