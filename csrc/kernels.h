@@ -19,6 +19,8 @@
 
 #include <cstdint>
 
+#include "gates.h"
+
 namespace fastrnn {
 
 using Index = std::int64_t;
@@ -27,21 +29,21 @@ template <class T>
 struct Vec {
     const T* data;
     Index stride;
-    const T& operator()(Index i) const { return data[i * stride]; }
+    FASTRNN_INLINE const T& operator()(Index i) const { return data[i * stride]; }
 };
 
 template <class T>
 struct Matrix {
     const T* data;
     Index row, col;
-    const T& operator()(Index i, Index j) const { return data[i * row + j * col]; }
+    FASTRNN_INLINE const T& operator()(Index i, Index j) const { return data[i * row + j * col]; }
 };
 
 template <class T>
 struct Cube {
     const T* data;
     Index s0, s1, s2;
-    const T* at(Index i, Index j) const { return data + i * s0 + j * s1; }
+    FASTRNN_INLINE const T* at(Index i, Index j) const { return data + i * s0 + j * s1; }
 };
 
 // Sizes of a recurrent layer, and which steps of it are run.
@@ -180,4 +182,38 @@ void adam(Index n, const T* w, const T* dw, const T* m, const T* v, double lr, d
           double epsilon, double t, T* out, T* m_out, T* v_out);
 
 }  // namespace cpu
+
+// ---- CUDA ------------------------------------------------------------------------------------------------------------
+// The same operations on device pointers, queued on a stream; nothing is waited for. Large products are the caller's
+// (fastrnn/cuda). Each returns a cudaError_t: that of the launch, not of what a kernel may still run into.
+namespace cuda {
+
+using Stream = void*;  // cudaStream_t
+using Error = int;     // cudaError_t
+
+// ---- rnn ----
+
+// ---- lstm ----
+
+// ---- gru ----
+
+// ---- embedding ----
+
+// ---- softmax_loss ----
+
+// ---- gram ----
+
+// ---- image_losses: as above ----
+template <class T>
+Error squared_distance(Stream stream, Index n, Vec<T> a, Vec<T> b, double* partial);
+template <class T>
+Error scaled_difference(Stream stream, Index n, Vec<T> a, Vec<T> b, double scale, T* out);
+template <class T>
+Error tv_loss(Stream stream, Index P, Index H, Index W, Cube<T> img, double* partial);
+template <class T>
+Error tv_loss_backward(Stream stream, Index P, Index H, Index W, Cube<T> img, double scale, T* dimg);
+
+// ---- optim ----
+
+}  // namespace cuda
 }  // namespace fastrnn

@@ -31,6 +31,10 @@ def _load_numba(row: str) -> ModuleType:
     return import_module(f"fastrnn.numba_cpu.{row}")
 
 
+def _load_cuda(row: str) -> ModuleType:
+    return import_module(f"fastrnn.cuda.{row}")
+
+
 def _load_reference(row: str) -> ModuleType:
     return import_module(f"fastrnn.reference.{row}")
 
@@ -48,6 +52,7 @@ TABLE = (
     Column("cpu", _load_cpu, "fastrnn._cpu", "the C++ kernels were not built (no C++ compiler at install time?)"),
     Column("numba", _load_numba, "numba", "Numba is not installed (pip install numba)"),
     Column("reference", _load_reference, "fastrnn.reference", ""),
+    Column("cuda", _load_cuda, "fastrnn.cuda.arrays", "the CUDA kernels were not built (no nvcc at install time?)"),
 )
 COLUMNS = {column.name: column for column in TABLE}
 
