@@ -15,6 +15,8 @@
 #include <immintrin.h>
 #endif
 
+#include "isa.h"
+
 namespace fastrnn::cpu {
 
 namespace {
@@ -57,6 +59,13 @@ void leave_processor(int caller) {
 #endif
 }
 
+// A thread's part of a kernel. Registers of the instruction set that other code of this thread does not expect in use
+// are given back at its end.
+void perform(void (*work)(void*, const Worker&), void* context, const Worker& w) {
+    work(context, w);
+    if (isa().leave) isa().leave();
+}
+
 std::atomic<int> wanted_threads{1};
 thread_local int last_used = 1;
 
@@ -90,7 +99,7 @@ struct Team {
                 finish();
                 continue;
             }
-            work(context, Worker{index, count, meeting});
+            perform(work, context, Worker{index, count, meeting});
             finish();
         }
     }
@@ -128,7 +137,7 @@ struct Team {
         unfinished.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
         round.fetch_add(1, std::memory_order_release);
         ring();
-        f(c, Worker{0, threads, &barrier});
+        perform(f, c, Worker{0, threads, &barrier});
         for (int i = 0; i < spins; ++i) {
             if (unfinished.load(std::memory_order_acquire) == 0) return;
             pause();
@@ -209,7 +218,7 @@ void run(int threads, void (*work)(void*, const Worker&), void* context) {
         }
     }
     last_used = 1;
-    work(context, Worker{0, 1, nullptr});
+    perform(work, context, Worker{0, 1, nullptr});
 }
 
 }  // namespace detail
