@@ -15,8 +15,9 @@
 // operand. The left operand is [k / 32][part][row][k % 32], zeros after the last row and the last k. A last block of
 // fewer than 32 k is copied first: what stands behind a panel could be NaN, and zero times NaN is NaN.
 //
-// Counted, not measured: no processor with AMX was at hand. One instruction is 8192 multiply-adds in 16 cycles, as many
-// a cycle as 32 times 16 lanes; the four products of a block (medium) load four registers from the L1 or L2.
+// Counted, not measured: no processor with AMX was at hand. One instruction is 8192 multiply-adds in 16 cycles, 16
+// times as many a cycle as two units of AVX-512 FMA do; four of them (a block of medium) need four registers loaded, in
+// high twelve need eight.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +32,8 @@ namespace {
 constexpr Index block_depth = 32;  // k of one tile register
 constexpr Index block_pairs = block_depth / 2;
 constexpr int register_floats = tiles::rows * tiles::row_bytes / 4;
-constexpr int tile_registers_high = 2;  // of a left operand: rows of a tile are at most twice those of a register
-constexpr int most_rows = tile_registers_high * tiles::rows;
+constexpr int most_registers = 2;  // of a left operand: rows of a tile are at most twice those of a register
+constexpr int most_rows = most_registers * tiles::rows;
 constexpr int most_width = max_vectors * bf16_lanes;
 // k whose left operand is rounded at a time: 32 rows of them are 16 KiB a part.
 constexpr Index left_slice = 256;
