@@ -25,7 +25,11 @@ from fastrnn.backend import EMPTY
 # result would fail. (Where long double is no wider than double, as with MSVC, float64 is held to just that.)
 EXACT: dict[str, Any] = {"float32": np.float64, "float64": np.longdouble}
 DTYPES = tuple(EXACT)
+# An operand rounded to bfloat16 is off by at most half of this, relatively; so is one split into the sum of two: the
+# first takes 8 bits, the sign of the second one more, and it has 8 bits itself.
 BF16_EPS = 2.0**-7
+SPLIT_EPS = 2.0**-16
+PRODUCTS_EPS = {"high": SPLIT_EPS, "medium": BF16_EPS}
 
 # ---- the rule ------------------------------------------------------------------------------------------------------
 
@@ -766,14 +770,26 @@ class RoundedProducts(np.ndarray):
     The oracle on such inputs is the oracle in the precision that ``set_float32_matmul_precision("medium")`` asks for.
     """
 
+    @staticmethod
+    def product(a: np.ndarray, b: np.ndarray, **options: Any) -> Any:
+        return np.matmul(_to_bf16(a), _to_bf16(b), **options)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         plain = [np.asarray(x) for x in inputs]
-        if ufunc is np.matmul:
-            plain = [_to_bf16(x) for x in plain]
         if out is not None:
             options["out"] = tuple(np.asarray(x) for x in out)
-        result = getattr(ufunc, method)(*plain, **options)
-        return result.view(RoundedProducts) if isinstance(result, np.ndarray) else result
+        run = self.product if ufunc is np.matmul else getattr(ufunc, method)
+        result = run(*plain, **options)
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+class SplitProducts(RoundedProducts):
+    """The same for ``"high"``: operands are sums of two bfloat16 numbers, whose lesser parts are not multiplied."""
+
+    @staticmethod
+    def product(a: np.ndarray, b: np.ndarray, **options: Any) -> Any:
+        (a_hi, a_lo), (b_hi, b_lo) = _split(a), _split(b)
+        return np.add(a_hi @ b_hi, a_hi @ b_lo + a_lo @ b_hi, **options)
 
 
 def _to_bf16(x: np.ndarray) -> np.ndarray:
@@ -783,9 +799,16 @@ def _to_bf16(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), rounded.view(np.float32), x)
 
 
-def _rounded_oracle(case: Case) -> Outputs:
-    """The oracle's outputs in float32 with products of operands rounded to bfloat16."""
-    inputs = {key: a.view(RoundedProducts) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 as the sum of two bfloat16 numbers; the second is 0 where the first is not finite."""
+    hi = _to_bf16(x)
+    return hi, _to_bf16(np.subtract(x, hi, out=np.zeros_like(hi), where=np.isfinite(hi)))
+
+
+def _oracle_in(precision: str, case: Case) -> Outputs:
+    """The oracle's outputs in float32 with products in a precision of :data:`PRODUCTS_EPS`."""
+    kind = RoundedProducts if precision == "medium" else SplitProducts
+    inputs = {key: a.view(kind) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
     return {key: np.asarray(value) for key, value in case.call(reference, inputs).items()}
 
 
@@ -854,9 +877,9 @@ def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outpu
                     last = fastrnn.last_backend()
                     ran_on, isa = str(last), getattr(last, "isa", "")
                     precision = getattr(last, "precision", "highest")
-                    eps = None
-                    if precision == "medium":
-                        oracle, eps = _rounded_oracle(case), BF16_EPS
+                    eps = PRODUCTS_EPS.get(precision)
+                    if eps is not None:
+                        oracle = _oracle_in(precision, case)
                     *worst, complaints = _judge(results, oracle, exact, dtype, eps)  # type: ignore[assignment]
                     failures += [complaints] if complaints else []
                     failures += _who_ran(case, backend)

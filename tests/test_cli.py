@@ -93,6 +93,16 @@ def test_info_json_says_the_same():
         from fastrnn import _cpu
 
         assert facts["isa"]["running"] == _cpu.isa() and _cpu.isa() in facts["isa"]["supported"]
+        assert facts["isa"]["emulated"] == list(_cpu.emulated)
+        for precision in ("high", "medium"):
+            assert facts["precision"][precision] == _cpu.has_precision(precision)
+
+
+def test_info_says_what_is_emulated(monkeypatch):
+    cpu = pytest.importorskip("fastrnn._cpu")
+    assert ("emulated" in run("info").output) == bool(cpu.emulated)
+    monkeypatch.setattr(cpu, "emulated", ("portable",))
+    assert "portable (emulated in this build)" in run("info").output
 
 
 def test_info_gives_the_reason(monkeypatch):

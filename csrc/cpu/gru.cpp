@@ -37,7 +37,7 @@ struct ForwardScratch {
     ForwardScratch(const Shape<T>& s, T* memory) {
         Carver<T> carve(memory);
         const Index width = gates * s.lanes;
-        panel = (s.D + s.H) * width;
+        panel = s.weight_rows() * width;
         ahead = std::min(projected_rows + s.N, s.most_rows());
         indices = carve.take_indices(Rows::indices(s.N, s.steps));
         panels = carve.take(s.groups * panel);

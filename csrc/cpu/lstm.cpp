@@ -44,7 +44,7 @@ struct ForwardScratch {
     ForwardScratch(const Shape<T>& s, T* memory) {
         Carver<T> carve(memory);
         const Index width = gates * s.lanes;
-        panel = (s.D + s.H) * width;
+        panel = s.weight_rows() * width;
         // Steps are added until they have projected_rows rows, so the last one can bring N - 1 more.
         ahead = std::min(projected_rows + s.N, s.most_rows());
         indices = carve.take_indices(Rows::indices(s.N, s.steps));

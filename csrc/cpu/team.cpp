@@ -16,6 +16,8 @@
 #include <immintrin.h>
 #endif
 
+#include "isa.h"
+
 namespace fastrnn::cpu {
 
 namespace {
@@ -58,6 +60,13 @@ void leave_processor(int caller) {
 #endif
 }
 
+// A thread's part of a kernel. Registers of the instruction set that other code of this thread does not expect in use
+// are given back at its end.
+void perform(void (*work)(void*, const Worker&), void* context, const Worker& w) {
+    work(context, w);
+    if (isa().leave) isa().leave();
+}
+
 std::atomic<int> wanted_threads{1};
 thread_local int last_used = 1;
 
@@ -98,7 +107,7 @@ struct Team {
                 for (int i = 0; i < spins && (part = take()) == 0; ++i) pause();
                 if (part == 0) continue;
             }
-            work(context, Worker{part, count, meeting});
+            perform(work, context, Worker{part, count, meeting});
             finish();
         }
     }
@@ -135,10 +144,10 @@ struct Team {
         const std::uint64_t number = (ticket.load(std::memory_order_relaxed) >> 32) + 1;
         ticket.store(number << 32 | static_cast<std::uint64_t>(threads - 1), std::memory_order_release);
         ring();
-        f(c, Worker{0, threads, &barrier});
+        perform(f, c, Worker{0, threads, &barrier});
         // Parts that nobody has come for are done here: a sleeping worker takes longer to come than small ones take.
         // There are none where parts meet at the barrier, since this one could not have ended then.
-        for (int part; (part = take()) != 0; finish()) f(c, Worker{part, threads, &barrier});
+        for (int part; (part = take()) != 0; finish()) perform(f, c, Worker{part, threads, &barrier});
         for (int i = 0; i < spins; ++i) {
             if (unfinished.load(std::memory_order_acquire) == 0) return;
             pause();
@@ -219,7 +228,7 @@ void run(int threads, void (*work)(void*, const Worker&), void* context) {
         }
     }
     last_used = 1;
-    work(context, Worker{0, 1, nullptr});
+    perform(work, context, Worker{0, 1, nullptr});
 }
 
 }  // namespace detail

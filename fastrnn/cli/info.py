@@ -25,11 +25,12 @@ def gather() -> dict[str, Any]:
         "set": fastrnn.get_backend(),
         "precision": {
             "float32 products": fastrnn.get_float32_matmul_precision(),
-            "medium": bool(cpu is not None and cpu.has_medium()),
+            **{name: bool(cpu is not None and cpu.has_precision(name)) for name in ("high", "medium")},
         },
         "isa": {
             "running": common.isa(),
             "supported": [] if cpu is None else list(cpu.isa_supported()),
+            "emulated": [] if cpu is None else list(cpu.emulated),
             "FASTRNN_ISA": os.environ.get("FASTRNN_ISA", ""),
         },
         "threads": {
@@ -93,9 +94,13 @@ def info(
     table.add_row("backend set", facts["set"])
     if isa["running"]:
         forced = " (forced by FASTRNN_ISA)" if isa["FASTRNN_ISA"] else ""
-        table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(isa['supported'])}")
-    medium = "runs on bfloat16 products" if facts["precision"]["medium"] else "is not had by this processor"
-    table.add_row("precision", f"{facts['precision']['float32 products']}; medium {medium}")
+        names = [f"{name} (emulated in this build)" if name in isa["emulated"] else name for name in isa["supported"]]
+        table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(names)}")
+    notes = [
+        f"{name} {'runs on bfloat16 products' if facts['precision'][name] else 'is highest on this instruction set'}"
+        for name in ("high", "medium")
+    ]
+    table.add_row("precision", "; ".join([facts["precision"]["float32 products"], *notes]))
     table.add_row("threads", str(facts["threads"]["fastrnn"]))
     table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
     table.add_row("CUDA", facts["cuda"])
