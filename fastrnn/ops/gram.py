@@ -92,7 +92,7 @@ def _operations(features: Any, layout: Any) -> float:
     """Floating-point operations of a Gram matrix; 0 where the features are no array of four axes."""
     if type(features) is not np.ndarray or features.ndim != 4:
         return 0.0
-    return float(features.size) * features.shape[3 if layout == "NHWC" else 1]
+    return float(features.size) * features.shape[3 if isinstance(layout, str) and layout == "NHWC" else 1]
 
 
 def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> tuple[np.ndarray, float]:
