@@ -25,7 +25,6 @@ PEERS = ("numpy", "numba", "torch", "onnxruntime")
 MODES = ("forward", "backward", "both")
 # Benchmarks of whole systems, which are no operations.
 SYSTEMS = ("captioner",)
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 # From where to where `--sweep` goes; other axes are sizes of vectors.
 RANGES = {"N": (1, 128), "T": (1, 128), "K": (1_000, 10_000_000)}
@@ -63,7 +62,7 @@ def bench(
         typer.Option(
             metavar="P",
             help="Precision of float32 products in fastrnn: highest, high, medium. With medium, PyTorch in bfloat16 "
-            "takes part too. Default: highest.",
+            "takes part too. Default: the one that is set, highest at first.",
         ),
     ] = None,
     backend: Annotated[
@@ -151,7 +150,7 @@ def bench(
         else:
             pictures.save_bars(plot, rows, ours)
         console.print(f"picture saved as {plot}")
-    raise typer.Exit(INTERRUPTED if interrupted else int(wrong))
+    raise typer.Exit(common.INTERRUPTED if interrupted else int(wrong))
 
 
 # ---- what to run ---------------------------------------------------------------------------------------------------
@@ -309,9 +308,7 @@ def _missing(module: str, reason: str) -> str:
 
 def _check_files(as_json: Path | None, plot: Path | None, record: Path | None) -> None:
     """End the command before anything is measured if a file cannot be written."""
-    for path in (as_json, plot, record):
-        if path is not None and not path.absolute().parent.is_dir():
-            common.fail(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    common.check_files(as_json, plot, record)
     if record is not None:
         tables.check_header(record)
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):

@@ -16,6 +16,8 @@ from rich.console import Console
 
 import fastrnn
 
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
+
 
 def fail(message: str) -> NoReturn:
     """End the command as bad usage: one line on stderr, exit code 2."""
@@ -39,6 +41,18 @@ def usable_backends(names: Iterable[str]) -> list[str]:
         if status[name]:
             fail(f"backend {name!r} cannot run here: {status[name]}")
     return list(names)
+
+
+def check_files(*paths: Path | None) -> None:
+    """End the command before it does any work if a file that it is to write cannot be written."""
+    for path in filter(None, paths):
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            fail(f"cannot write {path}: there is no folder {folder}")
+        if path.is_dir():
+            fail(f"cannot write {path}: it is a folder")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            fail(f"cannot write {path}: no permission")
 
 
 def hardware() -> str:

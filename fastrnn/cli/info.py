@@ -7,7 +7,6 @@ import os
 import platform
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -47,14 +46,10 @@ def gather() -> dict[str, Any]:
 
 
 def _blas() -> list[str]:
-    """The BLAS libraries that are loaded; without threadpoolctl, the one that NumPy was built with."""
-    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which the C++ kernels call
+    """The BLAS libraries that are loaded."""
+    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which products in Numba use
+    from threadpoolctl import threadpool_info
 
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return [f"{blas['name']} {blas['version']} (NumPy)"]
     found = []
     for library in threadpool_info():
         if library["user_api"] == "blas":
@@ -94,7 +89,7 @@ def info(
     if isa["running"]:
         forced = " (forced by FASTRNN_ISA)" if isa["FASTRNN_ISA"] else ""
         table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(isa['supported'])}")
-    medium = "runs on bfloat16 products" if facts["precision"]["medium"] else "is not had by this processor"
+    medium = "runs on bfloat16 products" if facts["precision"]["medium"] else "is highest: no kernel here has bfloat16"
     table.add_row("precision", f"{facts['precision']['float32 products']}; medium {medium}")
     table.add_row("threads", str(facts["threads"]["fastrnn"]))
     table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
