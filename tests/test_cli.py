@@ -198,6 +198,8 @@ def test_check_forces_all_instruction_sets():
     ("arguments", "words"),
     [
         (["check", "lstn"], ["unknown operation 'lstn'", "lstm"]),
+        (["check", "--precision", "high,medium"], ["unknown precision 'high,medium'", "highest, high, medium"]),
+        (["demo", "--backend", "cpu,numba"], ["unknown backend 'cpu,numba'", "auto, cpu, numba, reference"]),
         (["check", "--dtype", "float16"], ["unknown dtype 'float16'", "float32, float64"]),
         (["check", "--backend", "gpu"], ["unknown backend 'gpu'", "cpu, numba, reference"]),
         (["check", "--isa", "abacus"], ["instruction set 'abacus'"]),

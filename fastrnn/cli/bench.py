@@ -16,10 +16,11 @@ import typer
 
 import fastrnn
 from fastrnn import conformance
+from fastrnn.backend import PRECISIONS
 from fastrnn.cli import bench_pictures as pictures
 from fastrnn.cli import bench_tables as tables
 from fastrnn.cli import common
-from fastrnn.cli.bench_timing import EPS, Group, Job, Settings, measure
+from fastrnn.cli.bench_timing import Group, Job, Settings, measure
 
 PEERS = ("numpy", "numba", "torch", "onnxruntime")
 MODES = ("forward", "backward", "both")
@@ -96,8 +97,8 @@ def bench(
     benchmarks = _benchmarks(operations)
     dtypes = common.chosen(dtype or ["float32"], conformance.DTYPES, "dtype")
     modes = common.chosen(mode or ["both"], MODES, "mode")
-    if precision is not None and precision not in EPS:
-        common.fail(f"unknown precision {precision!r}; there are {', '.join(EPS)}")
+    if precision is not None:
+        common.one(precision, PRECISIONS, "precision")
     ours = _ours(backend)
     wanted = _peers(peers, ours)
     _check_files(as_json, plot, record)
@@ -280,9 +281,7 @@ def _steps(axis: str) -> tuple[int, ...]:
 def _ours(given: str | None) -> str:
     if given is None:
         return fastrnn.available_backends()[0]
-    if given not in fastrnn.backend_status():
-        common.fail(f"unknown backend {given!r}; there are {', '.join(fastrnn.backend_status())}")
-    return common.usable_backends([given])[0]
+    return common.usable_backends([common.one(given, list(fastrnn.backend_status()), "backend")])[0]
 
 
 def _peers(given: list[str] | None, ours: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def check(
     names = common.chosen(operations, list(conformance.CASES), "operation")
     dtypes = common.chosen(dtype, conformance.DTYPES, "dtype")
     if precision is not None:
-        fastrnn.set_float32_matmul_precision(common.chosen([precision], PRECISIONS, "precision")[0])
+        fastrnn.set_float32_matmul_precision(common.one(precision, PRECISIONS, "precision"))
     if backend is None:
         backends = [name for name in fastrnn.available_backends() if name != "reference"] or ["reference"]
     else:

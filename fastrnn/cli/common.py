@@ -28,10 +28,14 @@ def fail(message: str) -> NoReturn:
 def chosen(values: Iterable[str] | None, known: Sequence[str], what: str) -> list[str]:
     """The `values` given, repeated or separated by commas; all that are `known` if there are none."""
     names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            fail(f"unknown {what} {name!r}; there are {', '.join(known)}")
-    return list(dict.fromkeys(names)) or list(known)
+    return [one(name, known, what) for name in dict.fromkeys(names)] or list(known)
+
+
+def one(value: str, known: Sequence[str], what: str) -> str:
+    """The `value` given, which must be one of those `known`."""
+    if value not in known:
+        fail(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    return value
 
 
 def usable_backends(names: Iterable[str]) -> list[str]:

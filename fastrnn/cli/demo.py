@@ -86,7 +86,7 @@ def demo(
 def _check_arguments(backend: str, out: Path | None) -> None:
     """Everything that can be known to be wrong before a minute of training."""
     status = fastrnn.backend_status()
-    common.chosen([backend], ["auto", *status], "backend")
+    common.one(backend, ["auto", *status], "backend")
     if backend != "auto":
         common.usable_backends([backend])
     needed = {"h5py": "h5py", "sklearn": "scikit-learn"}

@@ -97,7 +97,7 @@ def _operations(features: Any, layout: Any) -> float:
 
 def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> tuple[np.ndarray, float]:
     """Feature maps as (N, C, P), and the factor of the Gram matrix."""
-    layout = check.choice("layout", layout, ("NCHW", "NHWC"))
+    layout = check.choice("layout", layout, tuple(_AXES))
     normalize = check.flag("normalize", normalize)
     (features,) = check.floats(("features", features, _AXES[layout]))
     count = check["C"] * check["H"] * check["W"]
