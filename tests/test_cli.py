@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and its exit codes."""
 
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -453,18 +454,48 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch, tmp_path):
     assert rows == [] and not (tmp_path / "none.svg").exists()
 
 
-def test_threads_hold_for_the_run(monkeypatch):
-    before = fastrnn.get_num_threads()
+def test_threads_hold_for_the_run_alone(monkeypatch):
+    from threadpoolctl import threadpool_info
+
     seen = set()
     right = fastrnn.gram_matrix
-    monkeypatch.setattr(
-        fastrnn, "gram_matrix", lambda features: (seen.add(fastrnn.get_num_threads()), right(features))[1]
-    )
+
+    def watched(features):
+        blas = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        seen.add((fastrnn.get_num_threads(), *blas))
+        return right(features)
+
+    monkeypatch.setattr(fastrnn, "gram_matrix", watched)
+    before = fastrnn.get_num_threads()
     try:
-        run("bench", "gram", *QUICK, "--shape", "1,2,3,4", "--threads", before + 1)
-        assert seen == {before + 1}
+        for threads in (1, 2):
+            fastrnn.set_num_threads(3)
+            seen.clear()
+            run("bench", "gram", *QUICK, "--shape", "1,2,3,4", "--threads", threads)
+            assert seen == {(threads,) * len(max(seen))} and len(max(seen)) > 1
+            assert fastrnn.get_num_threads() == 3
     finally:
         fastrnn.set_num_threads(before)
+
+
+def test_providers_take_turns(monkeypatch):
+    turns = []
+    right = bench_timing._block
+    monkeypatch.setattr(
+        bench_timing, "_block", lambda provider, s: (turns.append(provider.name), right(provider, s))[1]
+    )
+    result = run("bench", "gram", "--rounds", 3, "--seconds", 0, "--peers", "numpy", "--shape", "1,2,3,4")
+    assert result.exit_code == 0, result.output
+    ours = fastrnn.available_backends()[0]
+    assert turns == [ours, "numpy", "numpy", ours, ours, "numpy"]
+
+
+def test_a_turn_has_calls_that_do_not_count_and_no_garbage_collection():
+    collecting = []
+    provider = bench_timing.Provider("ours", lambda: collecting.append(gc.isenabled()), tuple, 0.0)
+    times = bench_timing._block(provider, 0.0)
+    assert len(times) == bench_timing.FEWEST_CALLS and len(collecting) == len(times) + 2
+    assert not any(collecting[2:]) and gc.isenabled()
 
 
 # ---- bench: peers --------------------------------------------------------------------------------------------------
@@ -505,11 +536,12 @@ def test_the_captioner_is_verified_over_several_iterations(monkeypatch, tmp_path
 
 @pytest.fixture
 def precision(monkeypatch):
-    """What is set, in place of fastrnn's own setting."""
-    values = ["highest"]
-    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", values.append, raising=False)
-    monkeypatch.setattr(fastrnn, "get_float32_matmul_precision", lambda: values[-1], raising=False)
-    return values
+    """All that is set, the last of it now."""
+    values = [fastrnn.get_float32_matmul_precision()]
+    right = fastrnn.set_float32_matmul_precision
+    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", lambda p: (right(p), values.append(p)))
+    yield values
+    right(values[0])
 
 
 @pytest.mark.parametrize("kernel", ["rnn", "lstm", "gru", "temporal_affine"])
@@ -533,11 +565,11 @@ def test_ours_is_held_to_the_precision_asked_for(precision, monkeypatch, p, erro
     arguments = ("gram", *QUICK, "--shape", "1,2,3,4", "--mode", "forward", "--precision", p)
     monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + error))
     if p == "highest":
-        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+        rows_of(*arguments, path=tmp_path / "rows.json", code=1)
     else:
-        assert rows_of(*arguments, path=tmp_path / "rows.json")
+        rows_of(*arguments, path=tmp_path / "rows.json")
         monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + 10 * error))
-        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+        rows_of(*arguments, path=tmp_path / "rows.json", code=1)
 
 
 # ---- bench: sweeps -------------------------------------------------------------------------------------------------
