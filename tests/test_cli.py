@@ -17,6 +17,7 @@ import fastrnn
 from fastrnn import conformance
 from fastrnn.cli import bench as bench_command
 from fastrnn.cli import bench_tables, bench_timing
+from fastrnn.cli import check as check_command
 from fastrnn.cli.main import app
 
 runner = CliRunner()
@@ -32,6 +33,16 @@ def one_line_error(result, *words):
     assert result.stderr.startswith("fastrnn: ") and result.stderr.count("\n") == 1, result.stderr
     missing = [word for word in words if word not in result.stderr]
     assert not missing, f"{missing} not in {result.stderr}"
+
+
+@pytest.fixture
+def precision(monkeypatch):
+    """All that is set, the last of it now."""
+    values = [fastrnn.get_float32_matmul_precision()]
+    right = fastrnn.set_float32_matmul_precision
+    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", lambda p: (right(p), values.append(p)))
+    yield values
+    right(values[0])
 
 
 # ---- the command as such -------------------------------------------------------------------------------------------
@@ -195,6 +206,32 @@ def test_check_forces_all_instruction_sets():
         assert f"cpu {isa} " in result.output
 
 
+@pytest.mark.parametrize("isa", [False, True])
+def test_check_at_a_precision(isa, precision, tmp_path):
+    """In this process, and in the one that a forced instruction set takes."""
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip("the C++ kernels were not built")
+    from fastrnn import _cpu
+
+    path = tmp_path / "o.json"
+    arguments = ("check", "rnn", "gram", "--dtype", "float32", "--json", path)
+    result = run(*arguments, *(("--isa", _cpu.isa()) if isa else ("--backend", "cpu")), "--precision", "medium")
+    assert result.exit_code == 0, result.output
+    found = {(o["operation"], o["precision"]) for o in json.loads(path.read_text())["outcomes"]}
+    assert found == {("rnn", "medium" if _cpu.has_medium() else "highest"), ("gram", "highest")}
+
+
+def test_another_instruction_set_than_the_one_asked_for_is_noticed(monkeypatch):
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip("the C++ kernels were not built")
+    from fastrnn import _cpu
+
+    right = check_command._outcome
+    monkeypatch.setattr(check_command, "_outcome", lambda row: replace(right(row), isa="abacus"))
+    result = run("check", "gram", "--dtype", "float32", "--isa", _cpu.isa())
+    one_line_error(result, f"asked for instruction set {_cpu.isa()}, but abacus ran")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -248,6 +285,7 @@ def test_a_peer_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(bench_command, "_missing", lambda module, reason: reason)
     one_line_error(run("bench", "--peers", "torch"), "peer 'torch' cannot run here", "pip install torch")
     one_line_error(run("bench", "--peers", "onnxruntime"), "pip install onnx onnxruntime")
+    one_line_error(run("bench", "--plot", "speed.png"), "--plot needs Matplotlib: pip install matplotlib")
 
 
 # ---- bench ---------------------------------------------------------------------------------------------------------
@@ -532,16 +570,6 @@ def test_the_captioner_is_verified_over_several_iterations(monkeypatch, tmp_path
     arguments = ("captioner", *FAST, "--peers", "torch", "--shape", small("captioner"))
     rows, output = rows_of(*arguments, path=tmp_path / "rows.json", code=1)
     assert "wrong result, not timed: torch" in output and "torch" not in {row["provider"] for row in rows}
-
-
-@pytest.fixture
-def precision(monkeypatch):
-    """All that is set, the last of it now."""
-    values = [fastrnn.get_float32_matmul_precision()]
-    right = fastrnn.set_float32_matmul_precision
-    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", lambda p: (right(p), values.append(p)))
-    yield values
-    right(values[0])
 
 
 @pytest.mark.parametrize("kernel", ["rnn", "lstm", "gru", "temporal_affine"])
