@@ -67,7 +67,7 @@ class LastBackend(str):
     precision : str
         Precision of float32 products.
     threads : int
-        Threads that took part; 0 where the backend leaves that to a BLAS library (NumPy's or SciPy's).
+        Threads that took part; 0 where the backend cannot tell, since NumPy or a BLAS library decides.
     """
 
     function: str

@@ -191,7 +191,7 @@ def _sizes(shape: Iterable[int]) -> str:
 
 # ---- rnn, lstm, gru ------------------------------------------------------------------------------------------------
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}  # columns of the weights, as multiples of H
 # N, T, D, H: ones, odd sizes, and sizes around the tiles that kernels are cut into (6 rows, 8, 16 and 64 columns).
 SEQUENCES = (
     (1, 1, 1, 1),
@@ -479,6 +479,20 @@ def affine_cases() -> Iterator[Case]:
 
 # ---- softmax_loss --------------------------------------------------------------------------------------------------
 
+# For three sequences of five steps.
+PLACES = np.arange(15).reshape(3, 5)
+MASKS = {"all": PLACES >= 0, "none": PLACES < 0, "one": PLACES == 7, "a row": PLACES < 5}
+
+
+def _targets(size_v: int) -> Iterator[tuple[str, Arrays]]:
+    """Names and arrays of masks, ids of every integer dtype, and ids that no mask lets count."""
+    for name, mask in MASKS.items():
+        yield f"mask {name}", {"mask": mask}
+    for kind in "bhilBHIL":
+        yield f"y {np.dtype(kind)}", {"y": (PLACES % size_v).astype(kind)}
+    odd = PLACES % 2 == 1
+    yield "y out of range where masked", {"y": np.where(odd, PLACES % size_v, -99), "mask": odd}
+
 
 def _softmax(name: str, shape: tuple[int, ...], **given: Any) -> Iterator[Case]:
     """Random scores, targets and mask of that shape, unless given."""
@@ -496,12 +510,8 @@ def softmax_loss_cases() -> Iterator[Case]:
     for shape in ((1, 1, 1), (3, 4, 1), (2, 3, 7), (5, 4, 16), (4, 6, 33), (3, 0, 5), (16, 16, 1004)):
         yield from _softmax("", shape)
     shape = (3, 5, 11)
-    flat = np.arange(15).reshape(3, 5)
-    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
-        yield from _softmax(f"mask {name}", shape, mask=mask)
-    for kind in "bhilBHIL":
-        yield from _softmax(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
-    yield from _softmax("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    for name, given in _targets(11):
+        yield from _softmax(name, shape, **given)
     yield from _softmax("extreme scores", shape, x=_rng("extreme scores").choice(EXTREMES, shape))
     yield from _softmax("scores far from 0", shape, x=1e4 + _rng("far scores").normal(size=shape))
     for base in _softmax("", (4, 3, 9)):
@@ -538,13 +548,9 @@ def _vocab_cases() -> Iterator[Case]:
     for shape in ((3, 0, 4, 5), (3, 4, 0, 5), (2, 90, 0, 70)):
         yield from _vocab("", shape)
     shape = (3, 5, 6, 11)
-    flat = np.arange(15).reshape(3, 5)
-    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
-        yield from _vocab(f"mask {name}", shape, mask=mask)
-    yield from _vocab("no words, none counted", (3, 5, 6, 0), y=flat, mask=flat < 0)
-    for kind in "bhilBHIL":
-        yield from _vocab(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
-    yield from _vocab("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    for name, given in _targets(11):
+        yield from _vocab(name, shape, **given)
+    yield from _vocab("no words, none counted", (3, 5, 6, 0), y=PLACES, mask=MASKS["none"])
     rng = _rng("vocabulary", "extreme")
     copying = {"W": np.eye(8)[rng.integers(0, 8, 150)].T, "b": np.zeros(150)}  # each score is one of h, exactly
     yield from _vocab("extreme scores", (4, 9, 8, 150), h=rng.choice(EXTREMES, (4, 9, 8)), **copying)

@@ -7,7 +7,6 @@ import os
 import platform
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -48,14 +47,10 @@ def gather() -> dict[str, Any]:
 
 
 def _blas() -> list[str]:
-    """The BLAS libraries that are loaded; without threadpoolctl, the one that NumPy was built with."""
-    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which the C++ kernels call
+    """The BLAS libraries that are loaded."""
+    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which products in Numba use
+    from threadpoolctl import threadpool_info
 
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return [f"{blas['name']} {blas['version']} (NumPy)"]
     found = []
     for library in threadpool_info():
         if library["user_api"] == "blas":
