@@ -124,6 +124,18 @@ inline Index panel_start(Index groups, Index panels, Index p) {
     return groups * p / panels;
 }
 
+// A worker's part of packing Wh transposed, whose k runs over gates, for the steps of backward; the panel that begins
+// with group g goes to panel_at(g).
+template <class T, class F>
+void pack_recurrent(const Worker& w, const Table<T>& t, const Shape<T>& s, Index panels, int gates, Matrix<T> Wh,
+                    F&& panel_at) {
+    const Range mine = share(panels, w);
+    for (Index p = mine.begin; p < mine.end; ++p) {
+        const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+        pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row, panel_at(g));
+    }
+}
+
 // A worker's part of a step: columns of `groups` in so many panels, all `rows` rows of each. Whole panels where they
 // come out even; else two workers share a panel, and cut its rows. Calls f(group, groups of the panel, first row, end).
 // A worker's part is the same in every step of the same number of rows.

@@ -163,13 +163,8 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range to_pack = share(panels, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
-            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
-                               panel_at(g));
-        }
+        pack_recurrent(w, t, s, panels, gates, Wh, panel_at);
         w.barrier();
 
         T tile[max_tile], outside[max_tile];
