@@ -4,15 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+EMULATED := build/emulated_amx
 # Installing again is needed when these change; Python files are used in place.
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(wildcard fastrnn/*.pyx csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench readme clean
+.PHONY: help demo test emulate-amx lint format bench readme clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accuracy and speed
 	@$(BIN)/fastrnn demo
@@ -20,6 +21,21 @@ demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accu
 test: lint ## linters, formatters, types, every kernel against the oracle, all tests
 	@$(BIN)/fastrnn check
 	@$(BIN)/python -m pytest
+
+# From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
+emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
+	@rm -rf $(EMULATED) && mkdir -p $(EMULATED)/source
+	@cp -r bench csrc fastrnn CMakeLists.txt LICENSE README.md pyproject.toml setup.py $(EMULATED)/source
+	@rm -f $(EMULATED)/source/fastrnn/*.so
+	@echo "Building into $(EMULATED); the log is $(EMULATED)/install.log"
+	@SKBUILD_CMAKE_DEFINE="FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_EMULATE_AMX=ON" $(BIN)/python -m pip install \
+		--disable-pip-version-check -v --no-deps --target $(EMULATED)/site ./$(EMULATED)/source > $(EMULATED)/install.log 2>&1 \
+		|| { tail -n 40 $(EMULATED)/install.log; echo "✗ the build failed; all of it is in $(EMULATED)/install.log"; exit 1; }
+	@cd $(EMULATED)/site && for precision in highest medium high; do \
+		echo "precision $$precision"; \
+		FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m fastrnn check --backend cpu --precision $$precision || exit 1; \
+	done
+	@cd $(EMULATED)/site && FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m pytest -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/test_precision.py
 
 lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
 	@$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.conformance import GATES
+
 from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
 
 # The two of the captioning model come first: they are the quick ones.
@@ -22,7 +24,6 @@ SHAPES = (
     (64, 128, 512, 512),
 )
 RAGGED_SHAPES = ((25, 16, 256, 512), (100, 16, 256, 200), (64, 32, 256, 256), (64, 128, 512, 512))
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 # Our gates in PyTorch's order, which swaps the LSTM's last two (i, f, g, o), and in that of ONNX (i, o, f, c; z, r, h).
 TORCH_ORDER = {"rnn": (0,), "lstm": (0, 1, 3, 2), "gru": (0, 1, 2)}
 ONNX_ORDER = {"rnn": (0,), "lstm": (0, 2, 1, 3), "gru": (1, 0, 2)}

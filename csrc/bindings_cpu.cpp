@@ -433,6 +433,10 @@ double measure_peak(const std::string& dtype, int threads) {
     return best;
 }
 
+cpu::Precision precision_of(const std::string& name) {
+    return name == "medium" ? cpu::Precision::medium : name == "high" ? cpu::Precision::high : cpu::Precision::highest;
+}
+
 // For tests: sigmoid (0), tanh (1), exp of negatives (2) or log (3) as the kernels compute them.
 void evaluate(int which, Array x, Array y) {
     by_dtype(x, [&](auto like) {
@@ -462,8 +466,17 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("isa_supported", isa_supported, "Instruction sets compiled in that this processor runs, best first.");
     m.def("set_num_threads", cpu::set_num_threads);
     m.def("num_threads", cpu::num_threads);
-    m.def("allow_medium", cpu::allow_medium, "Whether products of float32 may round their operands to bfloat16.");
-    m.def("has_medium", [] { return cpu::isa().medium.lanes != 0; }, "Whether the instruction set in use can do that.");
+    m.def(
+        "set_precision", [](const std::string& name) { cpu::set_precision(precision_of(name)); },
+        "Lowest precision that products of float32 may have: highest, high or medium.");
+    m.def(
+        "has_precision", [](const std::string& name) { return cpu::products_in(precision_of(name)) != nullptr; },
+        "Whether the instruction set in use has products of float32 in that precision, other than float32's own.");
+#if defined(FASTRNN_EMULATE_AMX)
+    m.attr("emulated") = py::make_tuple("amx");
+#else
+    m.attr("emulated") = py::make_tuple();
+#endif
     m.def("rouse", cpu::rouse, "Wakes the workers for a call of so many operations that is about to come.");
     m.def("threads_used", cpu::threads_used, "Threads that took part in the last kernel called by this thread.");
     m.def("measure_peak", measure_peak, py::arg("dtype"), py::arg("threads"));

@@ -23,7 +23,7 @@ from fastrnn.cache import Cache
 def _load_cpu(row: str) -> ModuleType:
     module = import_module("fastrnn._cpu")
     module.set_num_threads(_threads)
-    module.allow_medium(_precision == "medium")
+    module.set_precision(_precision)
     return module
 
 
@@ -72,7 +72,7 @@ class LastBackend(str):
     precision : str
         Precision of float32 products.
     threads : int
-        Threads that took part; 0 where the backend leaves that to a BLAS library (NumPy's or SciPy's).
+        Threads that took part; 0 where the backend cannot tell, since NumPy or a BLAS library decides.
     """
 
     function: str
@@ -251,8 +251,8 @@ def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None
     """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set."""
     used, precision = getattr(chosen.kernels, "threads_used", None), "highest"
     threads = used() if used else 0
-    if _precision == "medium" and products == np.float32 and chosen.name == "cpu" and chosen.kernels.has_medium():
-        precision = "medium"
+    if _precision != "highest" and products == np.float32 and chosen.name == "cpu":
+        precision = _precision if chosen.kernels.has_precision(_precision) else "highest"
     _local.last = (chosen, function, precision, threads)
 
 
@@ -289,12 +289,13 @@ def set_float32_matmul_precision(precision: str) -> None:
     Parameters
     ----------
     precision : {"highest", "high", "medium"}
-        ``"highest"``, the default: float32 throughout. ``"high"``: products may use faster arithmetic that is as
-        accurate as about 16 bits of mantissa; no kernel here has any that is faster than float32, so that it is
-        ``"highest"``. ``"medium"``: the operands of products are rounded to bfloat16 (8 bits of mantissa) and their
-        products summed in float32, where the processor can (``avx512_bf16``); gates, states, sums and everything
-        that is returned stay float32. Elsewhere it is ``"highest"``. :func:`last_backend` tells in its ``precision``
-        which one ran. The environment variable ``FASTRNN_FLOAT32_MATMUL_PRECISION`` gives the initial setting.
+        ``"highest"``, the default: float32 throughout. ``"high"``: each operand of a product is split into the sum of
+        two bfloat16 numbers (16 bits of mantissa), and three products, without that of the two lesser parts, are
+        summed in float32 (``amx``; elsewhere float32 itself is as fast). ``"medium"``: operands are rounded to bfloat16
+        (8 bits of mantissa) and their products summed in float32 (``avx512_bf16``, ``amx``). Gates, states, sums and
+        everything that is returned stay float32. Where the instruction set has no such products it is ``"highest"``;
+        :func:`last_backend` tells in its ``precision`` which one ran. The environment variable
+        ``FASTRNN_FLOAT32_MATMUL_PRECISION`` gives the initial setting.
 
     Raises
     ------
@@ -304,9 +305,11 @@ def set_float32_matmul_precision(precision: str) -> None:
     Notes
     -----
     It holds for the process, for :func:`rnn_forward`, :func:`lstm_forward`, :func:`gru_forward`, their step functions
-    and their backward passes on the ``cpu`` backend; float64 is never affected. The error of ``"medium"`` obeys the
+    and their backward passes on the ``cpu`` backend; float64 is never affected. The error of both obeys the
     tolerance rule of every kernel, ``2 * error of the oracle + 4 * eps * max|exact|``, with the oracle's own products
-    of operands rounded to bfloat16 and eps = 2^-7.
+    of operands rounded or split likewise, and eps = 2^-7 for ``"medium"``, 2^-16 for ``"high"``.
+
+    Numbers from 3.39e38 on (the largest float32 is 3.40e38) round to an infinity, and denormal ones to zero.
     """
     global _precision
     if not isinstance(precision, str) or precision not in PRECISIONS:

@@ -23,7 +23,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def _pattern(text: str) -> tuple[tuple[int, str], ...]:
     """``"D 4H"`` as ``((1, "D"), (4, "H"))``."""
     axes = []
-    for token in text.split():
+    for token in text.removesuffix("?").split():
         match = re.fullmatch(r"(\d*)([A-Z]\w*)", token)
         assert match, f"a pattern of dimensions cannot hold {token!r}"
         axes.append((int(match[1] or 1), match[2]))
@@ -61,16 +61,23 @@ class Arguments:
     def __getitem__(self, dim: str) -> int:
         return self.dims[dim]
 
+    def array(self, name: str, value: Any) -> np.ndarray:
+        """`value` as NumPy makes an array of it."""
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise self.fail(ValueError, name, "be an array of numbers", f"a ragged {type(value).__name__}") from error
+        except Exception as error:  # an array of another library can raise anything, and often says what to do instead
+            actual = f"{type(value).__name__}, which NumPy cannot read: {error}"
+            raise self.fail(TypeError, name, "be an array of numbers", actual) from error
+
     # ---- floating arrays -------------------------------------------------------------------------------------------
 
     def raw(self, name: str, value: Any) -> np.ndarray:
         """`value` as an array of real numbers, its dtype not yet settled."""
         if type(value) is np.ndarray and value.dtype in FLOATS and value.dtype.isnative:
             return value
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise self.fail(ValueError, name, "be an array of numbers", f"a ragged {type(value).__name__}") from error
+        array = self.array(name, value)
         if array.dtype.kind not in "fiub":
             raise self.fail(TypeError, name, "be an array of real numbers", self._kind(value, array))
         if array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS:
@@ -81,9 +88,11 @@ class Arguments:
         """Arrays ``(name, value, pattern)`` with their shapes checked, all in one dtype.
 
         That dtype is `dtype` or else what NumPy's promotion makes of the arrays' dtypes; where all are integers,
-        float64. ``None`` stays ``None``.
+        float64. Where the pattern ends in ``?``, ``None`` may be given, and stays ``None``.
         """
-        arrays = [None if value is None else self.raw(name, value) for name, value, _ in named]
+        arrays = [
+            None if value is None and pattern.endswith("?") else self.raw(name, value) for name, value, pattern in named
+        ]
         for (name, _, pattern), array in zip(named, arrays, strict=True):
             if array is not None:
                 self.shape(name, array.shape, pattern)
@@ -184,7 +193,7 @@ class Arguments:
         of : str
             What the indices point into, for the message (``"the V = 1004 rows of W"``).
         """
-        array = np.asarray(value)
+        array = self.array(name, value)
         if array.dtype.kind not in "iu":
             if array.size or array.dtype.kind not in "f" or isinstance(value, np.ndarray):
                 raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
@@ -204,7 +213,7 @@ class Arguments:
         """Numbers of valid steps ``(N,)`` between 0 and T as int64, or None."""
         if value is None:
             return None
-        array = np.asarray(value)
+        array = self.array(name, value)
         if array.dtype.kind not in "iu" and array.size:
             raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
         self.shape(name, array.shape, "N")
@@ -221,7 +230,7 @@ class Arguments:
 
     def number(self, name: str, value: Any) -> float:
         """A real number as a Python float."""
-        array = np.asarray(value)
+        array = self.array(name, value)
         if array.dtype.kind not in "fiub":
             raise self.fail(TypeError, name, "be a real number", self._kind(value, array))
         if array.size != 1:

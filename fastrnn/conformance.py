@@ -25,7 +25,11 @@ from fastrnn.backend import EMPTY
 # result would fail. (Where long double is no wider than double, as with MSVC, float64 is held to just that.)
 EXACT: dict[str, Any] = {"float32": np.float64, "float64": np.longdouble}
 DTYPES = tuple(EXACT)
+# An operand rounded to bfloat16 is off by at most half of this, relatively; so is one split into the sum of two: the
+# first takes 8 bits, the sign of the second one more, and it has 8 bits itself.
 BF16_EPS = 2.0**-7
+SPLIT_EPS = 2.0**-16
+PRODUCTS_EPS = {"high": SPLIT_EPS, "medium": BF16_EPS}
 
 # ---- the rule ------------------------------------------------------------------------------------------------------
 
@@ -187,7 +191,7 @@ def _sizes(shape: Iterable[int]) -> str:
 
 # ---- rnn, lstm, gru ------------------------------------------------------------------------------------------------
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}  # columns of the weights, as multiples of H
 # N, T, D, H: ones, odd sizes, and sizes around the tiles that kernels are cut into (6 rows, 8, 16 and 64 columns).
 SEQUENCES = (
     (1, 1, 1, 1),
@@ -475,6 +479,20 @@ def affine_cases() -> Iterator[Case]:
 
 # ---- softmax_loss --------------------------------------------------------------------------------------------------
 
+# For three sequences of five steps.
+PLACES = np.arange(15).reshape(3, 5)
+MASKS = {"all": PLACES >= 0, "none": PLACES < 0, "one": PLACES == 7, "a row": PLACES < 5}
+
+
+def _targets(size_v: int) -> Iterator[tuple[str, Arrays]]:
+    """Names and arrays of masks, ids of every integer dtype, and ids that no mask lets count."""
+    for name, mask in MASKS.items():
+        yield f"mask {name}", {"mask": mask}
+    for kind in "bhilBHIL":
+        yield f"y {np.dtype(kind)}", {"y": (PLACES % size_v).astype(kind)}
+    odd = PLACES % 2 == 1
+    yield "y out of range where masked", {"y": np.where(odd, PLACES % size_v, -99), "mask": odd}
+
 
 def _softmax(name: str, shape: tuple[int, ...], **given: Any) -> Iterator[Case]:
     """Random scores, targets and mask of that shape, unless given."""
@@ -492,12 +510,8 @@ def softmax_loss_cases() -> Iterator[Case]:
     for shape in ((1, 1, 1), (3, 4, 1), (2, 3, 7), (5, 4, 16), (4, 6, 33), (3, 0, 5), (16, 16, 1004)):
         yield from _softmax("", shape)
     shape = (3, 5, 11)
-    flat = np.arange(15).reshape(3, 5)
-    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
-        yield from _softmax(f"mask {name}", shape, mask=mask)
-    for kind in "bhilBHIL":
-        yield from _softmax(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
-    yield from _softmax("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    for name, given in _targets(11):
+        yield from _softmax(name, shape, **given)
     yield from _softmax("extreme scores", shape, x=_rng("extreme scores").choice(EXTREMES, shape))
     yield from _softmax("scores far from 0", shape, x=1e4 + _rng("far scores").normal(size=shape))
     for base in _softmax("", (4, 3, 9)):
@@ -534,13 +548,9 @@ def _vocab_cases() -> Iterator[Case]:
     for shape in ((3, 0, 4, 5), (3, 4, 0, 5), (2, 90, 0, 70)):
         yield from _vocab("", shape)
     shape = (3, 5, 6, 11)
-    flat = np.arange(15).reshape(3, 5)
-    for name, mask in (("all", flat >= 0), ("none", flat < 0), ("one", flat == 7), ("a row", flat < 5)):
-        yield from _vocab(f"mask {name}", shape, mask=mask)
-    yield from _vocab("no words, none counted", (3, 5, 6, 0), y=flat, mask=flat < 0)
-    for kind in "bhilBHIL":
-        yield from _vocab(f"y {np.dtype(kind)}", shape, y=(flat % 11).astype(kind))
-    yield from _vocab("y out of range where masked", shape, y=np.where(flat % 2, flat % 11, -99), mask=flat % 2 == 1)
+    for name, given in _targets(11):
+        yield from _vocab(name, shape, **given)
+    yield from _vocab("no words, none counted", (3, 5, 6, 0), y=PLACES, mask=MASKS["none"])
     rng = _rng("vocabulary", "extreme")
     copying = {"W": np.eye(8)[rng.integers(0, 8, 150)].T, "b": np.zeros(150)}  # each score is one of h, exactly
     yield from _vocab("extreme scores", (4, 9, 8, 150), h=rng.choice(EXTREMES, (4, 9, 8)), **copying)
@@ -766,14 +776,26 @@ class RoundedProducts(np.ndarray):
     The oracle on such inputs is the oracle in the precision that ``set_float32_matmul_precision("medium")`` asks for.
     """
 
+    @staticmethod
+    def product(a: np.ndarray, b: np.ndarray, **options: Any) -> Any:
+        return np.matmul(_to_bf16(a), _to_bf16(b), **options)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         plain = [np.asarray(x) for x in inputs]
-        if ufunc is np.matmul:
-            plain = [_to_bf16(x) for x in plain]
         if out is not None:
             options["out"] = tuple(np.asarray(x) for x in out)
-        result = getattr(ufunc, method)(*plain, **options)
-        return result.view(RoundedProducts) if isinstance(result, np.ndarray) else result
+        run = self.product if ufunc is np.matmul else getattr(ufunc, method)
+        result = run(*plain, **options)
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
+
+
+class SplitProducts(RoundedProducts):
+    """The same for ``"high"``: operands are sums of two bfloat16 numbers, whose lesser parts are not multiplied."""
+
+    @staticmethod
+    def product(a: np.ndarray, b: np.ndarray, **options: Any) -> Any:
+        (a_hi, a_lo), (b_hi, b_lo) = _split(a), _split(b)
+        return np.add(a_hi @ b_hi, a_hi @ b_lo + a_lo @ b_hi, **options)
 
 
 def _to_bf16(x: np.ndarray) -> np.ndarray:
@@ -783,9 +805,16 @@ def _to_bf16(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), rounded.view(np.float32), x)
 
 
-def _rounded_oracle(case: Case) -> Outputs:
-    """The oracle's outputs in float32 with products of operands rounded to bfloat16."""
-    inputs = {key: a.view(RoundedProducts) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 as the sum of two bfloat16 numbers; the second is 0 where the first is not finite."""
+    hi = _to_bf16(x)
+    return hi, _to_bf16(np.subtract(x, hi, out=np.zeros_like(hi), where=np.isfinite(hi)))
+
+
+def _oracle_in(precision: str, case: Case) -> Outputs:
+    """The oracle's outputs in float32 with products in a precision of :data:`PRODUCTS_EPS`."""
+    kind = RoundedProducts if precision == "medium" else SplitProducts
+    inputs = {key: a.view(kind) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
     return {key: np.asarray(value) for key, value in case.call(reference, inputs).items()}
 
 
@@ -854,9 +883,9 @@ def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outpu
                     last = fastrnn.last_backend()
                     ran_on, isa = str(last), getattr(last, "isa", "")
                     precision = getattr(last, "precision", "highest")
-                    eps = None
-                    if precision == "medium":
-                        oracle, eps = _rounded_oracle(case), BF16_EPS
+                    eps = PRODUCTS_EPS.get(precision)
+                    if eps is not None:
+                        oracle = _oracle_in(precision, case)
                     *worst, complaints = _judge(results, oracle, exact, dtype, eps)  # type: ignore[assignment]
                     failures += [complaints] if complaints else []
                     failures += _who_ran(case, backend)

@@ -86,6 +86,19 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
     assert fastrnn.backend_status()["numba"] == "it is Sunday"
 
 
+def test_an_instruction_set_that_was_asked_for_gives_way_to_no_other_backend(monkeypatch):
+    module = sys.modules["fastrnn.backend"]
+    monkeypatch.setitem(module._reasons, "cpu", "it is Sunday")
+    monkeypatch.setattr(module, "_warned", True)
+    monkeypatch.delenv("FASTRNN_ISA", raising=False)
+    with fastrnn.backend("auto"):
+        fastrnn.sgd([1.0], [1.0])
+        assert fastrnn.last_backend() == fastrnn.available_backends()[0] != "cpu"
+        monkeypatch.setenv("FASTRNN_ISA", "avx2")
+        with pytest.raises(RuntimeError, match="'cpu' cannot run here: it is Sunday"):
+            fastrnn.sgd([1.0], [1.0])
+
+
 def test_the_environment_sets_the_first_one():
     code = "import fastrnn; print(fastrnn.get_backend())"
     assert run(code) == "auto"

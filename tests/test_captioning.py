@@ -869,3 +869,13 @@ def test_steps_that_are_left_out_change_nothing():
     assert abs(loss - want) < 1e-12 * want
     for name, value in zip(("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab"), wanted, strict=True):
         np.testing.assert_allclose(grads[name], value, rtol=0, atol=1e-13, err_msg=name)
+
+
+def test_steps_after_the_last_word_are_not_run():
+    """They would be seen: the word vector of what fills captions up is no number."""
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}
+    model = CaptioningRNN(words, input_dim=6, wordvec_dim=5, hidden_dim=7, cell_type="lstm", dtype=np.float64)
+    model.params["W_embed"][0] = np.nan
+    loss, grads = model.loss(np.ones((2, 6)), np.array([[1, 3, 3, 2, 0, 0], [1, 2, 0, 0, 0, 0]]))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(value).all() for value in grads.values())

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and its exit codes."""
 
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import fastrnn
 from fastrnn import conformance
 from fastrnn.cli import bench as bench_command
 from fastrnn.cli import bench_tables, bench_timing
+from fastrnn.cli import check as check_command
 from fastrnn.cli.main import app
 
 runner = CliRunner()
@@ -31,6 +33,16 @@ def one_line_error(result, *words):
     assert result.stderr.startswith("fastrnn: ") and result.stderr.count("\n") == 1, result.stderr
     missing = [word for word in words if word not in result.stderr]
     assert not missing, f"{missing} not in {result.stderr}"
+
+
+@pytest.fixture
+def precision(monkeypatch):
+    """All that is set, the last of it now."""
+    values = [fastrnn.get_float32_matmul_precision()]
+    right = fastrnn.set_float32_matmul_precision
+    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", lambda p: (right(p), values.append(p)))
+    yield values
+    right(values[0])
 
 
 # ---- the command as such -------------------------------------------------------------------------------------------
@@ -67,8 +79,9 @@ def test_as_a_module_and_from_another_folder(tmp_path):
 
 
 def test_an_unknown_command_and_option():
-    assert run("nonsense").exit_code == 2
-    assert run("check", "--nonsense").exit_code == 2
+    one_line_error(run("nonsense"), "No such command 'nonsense'")
+    one_line_error(run("--nonsense"), "No such option: --nonsense")
+    one_line_error(run("check", "--nonsense"), "No such option: --nonsense")
 
 
 # ---- info ----------------------------------------------------------------------------------------------------------
@@ -93,6 +106,16 @@ def test_info_json_says_the_same():
         from fastrnn import _cpu
 
         assert facts["isa"]["running"] == _cpu.isa() and _cpu.isa() in facts["isa"]["supported"]
+        assert facts["isa"]["emulated"] == list(_cpu.emulated)
+        for precision in ("high", "medium"):
+            assert facts["precision"][precision] == _cpu.has_precision(precision)
+
+
+def test_info_says_what_is_emulated(monkeypatch):
+    cpu = pytest.importorskip("fastrnn._cpu")
+    assert ("emulated" in run("info").output) == bool(cpu.emulated)
+    monkeypatch.setattr(cpu, "emulated", ("portable",))
+    assert "portable (emulated in this build)" in run("info").output
 
 
 def test_info_gives_the_reason(monkeypatch):
@@ -187,21 +210,51 @@ def test_check_forces_all_instruction_sets():
         pytest.skip("the C++ kernels were not built")
     from fastrnn import _cpu
 
-    result = run("check", "softmax_loss", "--isa", "all", "--dtype", "float32")
+    result = run("check", "softmax_loss", "--isa", f"all,{_cpu.isa()}", "--dtype", "float32")
     assert result.exit_code == 0, result.output
     for isa in _cpu.isa_supported():
         assert f"cpu {isa} " in result.output
+
+
+@pytest.mark.parametrize("isa", [False, True])
+def test_check_at_a_precision(isa, precision, tmp_path):
+    """In this process, and in the one that a forced instruction set takes."""
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip("the C++ kernels were not built")
+    from fastrnn import _cpu
+
+    path = tmp_path / "o.json"
+    arguments = ("check", "rnn", "gram", "--dtype", "float32", "--json", path)
+    result = run(*arguments, *(("--isa", _cpu.isa()) if isa else ("--backend", "cpu")), "--precision", "medium")
+    assert result.exit_code == 0, result.output
+    found = {(o["operation"], o["precision"]) for o in json.loads(path.read_text())["outcomes"]}
+    assert found == {("rnn", "medium" if _cpu.has_precision("medium") else "highest"), ("gram", "highest")}
+
+
+def test_another_instruction_set_than_the_one_asked_for_is_noticed(monkeypatch):
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip("the C++ kernels were not built")
+    from fastrnn import _cpu
+
+    right = check_command._outcome
+    monkeypatch.setattr(check_command, "_outcome", lambda row: replace(right(row), isa="abacus"))
+    result = run("check", "gram", "--dtype", "float32", "--isa", _cpu.isa())
+    one_line_error(result, f"asked for instruction set {_cpu.isa()}, but abacus ran")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["check", "lstn"], ["unknown operation 'lstn'", "lstm"]),
+        (["check", "--precision", "high,medium"], ["unknown precision 'high,medium'", "highest, high, medium"]),
+        (["demo", "--backend", "cpu,numba"], ["unknown backend 'cpu,numba'", "auto, cpu, numba, reference"]),
         (["check", "--dtype", "float16"], ["unknown dtype 'float16'", "float32, float64"]),
         (["check", "--backend", "gpu"], ["unknown backend 'gpu'", "cpu, numba, reference"]),
         (["check", "--isa", "abacus"], ["instruction set 'abacus'"]),
         (["check", "--isa", "all", "--backend", "numba"], ["--isa is for backend cpu"]),
         (["check", "--json", "/nowhere/at/all.json"], ["cannot write", "no folder /nowhere/at"]),
+        (["check", "--junit", os.curdir], ["cannot write .: it is a folder"]),
+        (["bench", "--json", os.curdir], ["cannot write .: it is a folder"]),
         (["bench", "lstn"], ["unknown operation 'lstn'"]),
         (["bench", "--peers", "jax"], ["unknown peer 'jax'", "numpy, numba, torch, onnxruntime"]),
         (["bench", "--backend", "gpu"], ["unknown backend 'gpu'"]),
@@ -242,6 +295,7 @@ def test_a_peer_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(bench_command, "_missing", lambda module, reason: reason)
     one_line_error(run("bench", "--peers", "torch"), "peer 'torch' cannot run here", "pip install torch")
     one_line_error(run("bench", "--peers", "onnxruntime"), "pip install onnx onnxruntime")
+    one_line_error(run("bench", "--plot", "speed.png"), "--plot needs Matplotlib: pip install matplotlib")
 
 
 # ---- bench ---------------------------------------------------------------------------------------------------------
@@ -448,18 +502,48 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch, tmp_path):
     assert rows == [] and not (tmp_path / "none.svg").exists()
 
 
-def test_threads_hold_for_the_run(monkeypatch):
-    before = fastrnn.get_num_threads()
+def test_threads_hold_for_the_run_alone(monkeypatch):
+    from threadpoolctl import threadpool_info
+
     seen = set()
     right = fastrnn.gram_matrix
-    monkeypatch.setattr(
-        fastrnn, "gram_matrix", lambda features: (seen.add(fastrnn.get_num_threads()), right(features))[1]
-    )
+
+    def watched(features):
+        blas = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        seen.add((fastrnn.get_num_threads(), *blas))
+        return right(features)
+
+    monkeypatch.setattr(fastrnn, "gram_matrix", watched)
+    before = fastrnn.get_num_threads()
     try:
-        run("bench", "gram", *QUICK, "--shape", "1,2,3,4", "--threads", before + 1)
-        assert seen == {before + 1}
+        for threads in (1, 2):
+            fastrnn.set_num_threads(3)
+            seen.clear()
+            run("bench", "gram", *QUICK, "--shape", "1,2,3,4", "--threads", threads)
+            assert seen == {(threads,) * len(max(seen))} and len(max(seen)) > 1
+            assert fastrnn.get_num_threads() == 3
     finally:
         fastrnn.set_num_threads(before)
+
+
+def test_providers_take_turns(monkeypatch):
+    turns = []
+    right = bench_timing._block
+    monkeypatch.setattr(
+        bench_timing, "_block", lambda provider, s: (turns.append(provider.name), right(provider, s))[1]
+    )
+    result = run("bench", "gram", "--rounds", 3, "--seconds", 0, "--peers", "numpy", "--shape", "1,2,3,4")
+    assert result.exit_code == 0, result.output
+    ours = fastrnn.available_backends()[0]
+    assert turns == [ours, "numpy", "numpy", ours, ours, "numpy"]
+
+
+def test_a_turn_has_calls_that_do_not_count_and_no_garbage_collection():
+    collecting = []
+    provider = bench_timing.Provider("ours", lambda: collecting.append(gc.isenabled()), tuple, 0.0)
+    times = bench_timing._block(provider, 0.0)
+    assert len(times) == bench_timing.FEWEST_CALLS and len(collecting) == len(times) + 2
+    assert not any(collecting[2:]) and gc.isenabled()
 
 
 # ---- bench: peers --------------------------------------------------------------------------------------------------
@@ -498,15 +582,6 @@ def test_the_captioner_is_verified_over_several_iterations(monkeypatch, tmp_path
     assert "wrong result, not timed: torch" in output and "torch" not in {row["provider"] for row in rows}
 
 
-@pytest.fixture
-def precision(monkeypatch):
-    """What is set, in place of fastrnn's own setting."""
-    values = ["highest"]
-    monkeypatch.setattr(fastrnn, "set_float32_matmul_precision", values.append, raising=False)
-    monkeypatch.setattr(fastrnn, "get_float32_matmul_precision", lambda: values[-1], raising=False)
-    return values
-
-
 @pytest.mark.parametrize("kernel", ["rnn", "lstm", "gru", "temporal_affine"])
 def test_precision_medium_brings_bfloat16(precision, kernel, tmp_path):
     pytest.importorskip("torch")
@@ -528,11 +603,11 @@ def test_ours_is_held_to_the_precision_asked_for(precision, monkeypatch, p, erro
     arguments = ("gram", *QUICK, "--shape", "1,2,3,4", "--mode", "forward", "--precision", p)
     monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + error))
     if p == "highest":
-        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+        rows_of(*arguments, path=tmp_path / "rows.json", code=1)
     else:
-        assert rows_of(*arguments, path=tmp_path / "rows.json")
+        rows_of(*arguments, path=tmp_path / "rows.json")
         monkeypatch.setattr(fastrnn, "gram_matrix", lambda features: right(features) * np.float32(1 + 10 * error))
-        assert rows_of(*arguments, path=tmp_path / "rows.json", code=1)
+        rows_of(*arguments, path=tmp_path / "rows.json", code=1)
 
 
 # ---- bench: sweeps -------------------------------------------------------------------------------------------------

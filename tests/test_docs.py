@@ -26,7 +26,7 @@ def test_the_code_of_the_readme_runs(capsys):
 
 def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", README + CONTRIBUTING, re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)make ([a-z-]+)", README + CONTRIBUTING, re.MULTILINE))
     assert {"demo", "test", "bench", "readme", "help", "format"} <= named
     for target in named:
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target

@@ -26,7 +26,15 @@ GRID = {
     "cpu": (
         "csrc/cpu",
         "{}.cpp",
-        {"isa.cpp", "isa_avx2.cpp", "isa_avx512.cpp", "isa_avx512_bf16.cpp", "isa_portable.cpp", "team.cpp"},
+        {
+            "isa.cpp",
+            "isa_amx.cpp",
+            "isa_avx2.cpp",
+            "isa_avx512.cpp",
+            "isa_avx512_bf16.cpp",
+            "isa_portable.cpp",
+            "team.cpp",
+        },
     ),
     "cuda": ("csrc/cuda", "{}.cu", set()),
     "bench": (

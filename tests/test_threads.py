@@ -1,5 +1,7 @@
 """Threads of the kernels: one result whatever their number, many callers at once, fork, and quiet after return."""
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import threading
@@ -55,6 +57,17 @@ def test_small_problems_run_on_one_thread(backend):
     inputs, dh = layer(N=2, T=2, D=3, H=4)
     run(inputs, dh)
     assert fastrnn.last_backend().threads == 1
+
+
+def test_what_blas_does_with_its_threads_is_not_told():
+    pytest.importorskip("numba")
+    inputs, dh = layer(N=1)
+    with fastrnn.backend("numba"):
+        run(inputs, dh)
+        assert fastrnn.last_backend().threads == 0
+    with fastrnn.backend("reference"):
+        run(inputs, dh)
+        assert fastrnn.last_backend().threads == 0
 
 
 def test_many_python_threads_at_once(backend):
@@ -172,11 +185,19 @@ def test_a_caller_that_finds_the_team_at_work_does_its_parts_itself(team):
     assert inner == [(0, threading.get_ident()), (1, threading.get_ident())]
 
 
-def test_the_team_lets_go_of_what_it_worked_on(team):
-    array = np.ones(3)
-    gone = weakref.ref(array)
-    team.run(2, lambda part, parts, array: None, array)
-    del array
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_team_lets_go_of_what_it_worked_on(team, fails):
+    def work(part, parts, array):
+        if fails and part == 1:
+            raise ZeroDivisionError
+
+    def attempt(array):
+        with contextlib.suppress(ZeroDivisionError):
+            team.run(2, work, array)
+        return weakref.ref(array)
+
+    gone = attempt(np.ones(3))
+    gc.collect()  # an exception and the frames that it went through refer to each other
     assert gone() is None
 
 

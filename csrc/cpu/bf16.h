@@ -16,13 +16,40 @@ namespace fastrnn::cpu {
 namespace {
 
 constexpr int bf16_lanes = 16;
+// gcc 12 warns of some unmasked intrinsics that their own header's operand is not initialised (its bug 105593).
+constexpr __mmask16 all_lanes = 0xffff;
 
-// Two vectors of floats, rounded to nearest even, as pairs (low, high).
-FASTRNN_INLINE __m512i bf16_pairs(__m512 low, __m512 high) {
-    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);  // low's in the first half
+// Two vectors of floats, rounded to nearest even, low's in the first half.
+FASTRNN_INLINE __m512i bf16_both(__m512 low, __m512 high) {
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// The same as pairs (low, high).
+FASTRNN_INLINE __m512i as_pairs(__m512i both) {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, both);
+}
+FASTRNN_INLINE __m512i bf16_pairs(__m512 low, __m512 high) {
+    return as_pairs(bf16_both(low, high));
+}
+
+// What rounding took from x, whose rounded value has these bits in its lower half: x = rounded + rest, and rest has
+// at most 16 bits. Nothing from what became infinite, whose difference would be NaN.
+FASTRNN_INLINE __m512 bf16_rest(__m512 x, __m256i rounded) {
+    const __m512 value =
+        _mm512_castsi512_ps(_mm512_maskz_slli_epi32(all_lanes, _mm512_maskz_cvtepu16_epi32(all_lanes, rounded), 16));
+    constexpr int nan_or_infinity = 0x01 | 0x08 | 0x10 | 0x80;
+    return _mm512_maskz_sub_ps(_knot_mask16(_mm512_fpclass_ps_mask(value, nan_or_infinity)), x, value);
+}
+
+// As bf16_both in Parts parts: out[0] + out[1] is as exact as 16 bits of mantissa.
+template <int Parts>
+FASTRNN_INLINE void bf16_parts(__m512 low, __m512 high, __m512i* out) {
+    out[0] = bf16_both(low, high);
+    if constexpr (Parts == 2)
+        out[1] = bf16_both(bf16_rest(low, _mm512_maskz_extracti64x4_epi64(0xf, out[0], 0)),
+                           bf16_rest(high, _mm512_maskz_extracti64x4_epi64(0xf, out[0], 1)));
 }
 
 FASTRNN_INLINE __mmask16 first(Index n) {
@@ -135,6 +162,8 @@ void any_tile_bf16(int rows, int vectors, Index K, const float* A, Index a_row, 
     }
 }
 
+// Rows of Parts parts follow each other: [k / 2][part][column][k % 2].
+template <int Parts>
 void pack_bf16(int vectors, const Index* first_column, const int* valid, Index K, const float* B, Index k_stride,
                Index col_stride, float* panel) {
     constexpr int W = bf16_lanes;
@@ -144,11 +173,13 @@ void pack_bf16(int vectors, const Index* first_column, const int* valid, Index K
         float* to = panel + j * W;
         if (col_stride == 1) {
             const __mmask16 columns = first(valid[j]);
-            for (Index k = 0; k < K; k += 2, to += width) {
+            for (Index k = 0; k < K; k += 2, to += Parts * width) {
                 const __m512 low = _mm512_maskz_loadu_ps(columns, from + k * k_stride);
                 const __m512 high =
                     k + 1 < K ? _mm512_maskz_loadu_ps(columns, from + (k + 1) * k_stride) : _mm512_setzero_ps();
-                _mm512_storeu_si512(to, bf16_pairs(low, high));
+                __m512i parts[Parts];
+                bf16_parts<Parts>(low, high, parts);
+                for (int part = 0; part < Parts; ++part) _mm512_storeu_si512(to + part * width, as_pairs(parts[part]));
             }
             continue;
         }
@@ -156,7 +187,7 @@ void pack_bf16(int vectors, const Index* first_column, const int* valid, Index K
         // pairs already.
         for (Index k = 0; k < K; k += 2 * W) {
             const Index depth = K - k < 2 * W ? K - k : 2 * W;
-            alignas(64) std::int32_t square[W][W];  // [column][k / 2]
+            alignas(64) std::int32_t square[Parts][W][W];  // [part][column][k / 2]
             for (int i = 0; i < W; ++i) {
                 alignas(64) float column[2 * W] = {};
                 if (i < valid[j]) {
@@ -168,11 +199,13 @@ void pack_bf16(int vectors, const Index* first_column, const int* valid, Index K
                         for (Index d = 0; d < depth; ++d) column[d] = a[d * k_stride];
                     }
                 }
-                _mm512_store_si512(square[i],
-                                   (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(column + W), _mm512_load_ps(column)));
+                __m512i parts[Parts];
+                bf16_parts<Parts>(_mm512_load_ps(column), _mm512_load_ps(column + W), parts);
+                for (int part = 0; part < Parts; ++part) _mm512_store_si512(square[part][i], parts[part]);
             }
-            for (Index p = 0; p < (depth + 1) / 2; ++p, to += width)
-                for (int i = 0; i < W; ++i) std::memcpy(to + i, &square[i][p], sizeof(float));
+            for (Index p = 0; p < (depth + 1) / 2; ++p, to += Parts * width)
+                for (int part = 0; part < Parts; ++part)
+                    for (int i = 0; i < W; ++i) std::memcpy(to + part * width + i, &square[part][i][p], sizeof(float));
         }
     }
 }
@@ -189,7 +222,7 @@ void pack_tile_bf16(int rows, Index K, const float* A, Index ld, float* out) {
 constexpr Table<float> with_bf16_products(Table<float> t) {
     t.depth_unit = 2;
     t.tile = any_tile_bf16;
-    t.pack = pack_bf16;
+    t.pack = pack_bf16<1>;
     t.pack_tile = pack_tile_bf16;
     return t;
 }

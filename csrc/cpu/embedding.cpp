@@ -326,8 +326,8 @@ void word_embedding_forward(Index n, Index D, Vec<Index> ids, Matrix<T> W, T* ou
     const Gather<T> copy = {nullptr, 0, 0, 1, large, nullptr, 0, 0};  // sums of no rows, which begin at a row of W
     const Index pieces = std::clamp<Index>(n / smallest_piece, 1, most_pieces);
     std::atomic<bool> taken[most_pieces] = {};
-    // Copies are over before a second thread has woken up for a few megabytes.
-    run(threads_for(2.0 * static_cast<double>(n) * static_cast<double>(D), n), [&](const Worker& w) {
+    // Copying an element takes as long as some eight operations (fastrnn/ops/embedding.py knows that number too).
+    run(threads_for(8.0 * static_cast<double>(n) * static_cast<double>(D), n), [&](const Worker& w) {
         take_pieces(taken, pieces, w, [&](Index p) {
             for (Index i = n * p / pieces; i < n * (p + 1) / pieces; ++i) {
                 const T* row = W.data + ids(i) * W.row;

@@ -25,8 +25,10 @@ constexpr Index long_block = 1024;
 // Rows of results gathered before they are handed on, where they do not go to memory in place.
 constexpr Index row_chunk = 192;
 // The most elements that one tile has: rows x vectors x lanes, over all instruction sets.
-constexpr int max_tile = 24 * 16;
-constexpr int max_tile_rows = 12;
+constexpr int max_tile = 32 * 4 * 16;
+constexpr int max_tile_rows = 32;
+// Rows of a tile register, where the instruction set has those.
+constexpr int register_rows = 16;
 
 // Hands out pieces of a caller-owned buffer, each on a cache line. With a null base it only counts.
 template <class T>
@@ -114,9 +116,12 @@ void pack_panel_by_gate(const Table<T>& t, const Columns& c, Index H, int gates,
     }
 }
 
-// Rows of one tile when `rows` are cut into tiles of nearly one size, none above `most`.
+// Rows of one tile when `rows` are cut into tiles of nearly one size, none above `most`; whole tile registers of rows,
+// where tiles consist of them.
 inline int tile_height(Index rows, int most) {
-    return static_cast<int>(ceil_div(rows, ceil_div(rows, most)));
+    const Index height = ceil_div(rows, ceil_div(rows, most));
+    if (most % register_rows) return static_cast<int>(height);
+    return static_cast<int>(std::min(rows, ceil_div(height, Index(register_rows)) * register_rows));
 }
 
 // C (M, panel) = init + A (M, K) B (K, panel), k in blocks. init as in Table::tile, used for the first block only.

@@ -37,7 +37,7 @@ struct ForwardScratch {
     ForwardScratch(const Shape<T>& s, T* memory) {
         Carver<T> carve(memory);
         const Index width = gates * s.lanes;
-        panel = (s.D + s.H) * width;
+        panel = s.weight_rows() * width;
         ahead = std::min(projected_rows + s.N, s.most_rows());
         indices = carve.take_indices(Rows::indices(s.N, s.steps));
         panels = carve.take(s.groups * panel);
@@ -174,13 +174,9 @@ void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range to_pack = share(panels, w), sequences = share(s.N, w);
+        const Range sequences = share(s.N, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
-            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
-                               panel_at(g));
-        }
+        pack_recurrent(w, t, s, panels, gates, Wh, panel_at);
         for (Index r = sequences.begin; r < sequences.end; ++r)
             final_gradients(rows, r, 1, Index(0), s.units, s.H, dh_n, scratch.dh + r * s.units);
         w.barrier();

@@ -822,6 +822,7 @@ constexpr Table<typename S::Scalar> make_table() {
         S::lanes,
         {0, tile_rows<Registers, 1>(), tile_rows<Registers, 2>(), tile_rows<Registers, 3>(), tile_rows<Registers, 4>()},
         1,
+        1,
         any_tile<S, Registers>,
         any_stream<S>,
         pack<S>,

@@ -49,9 +49,10 @@ template <class T>
 struct Table {
     int lanes;
     int max_rows[max_vectors + 1];
-    // Rows of a right operand that are packed together: 1, or 2 where operands are rounded to bfloat16, of which two
-    // fill the place of one float. A packed operand is then half as large; see packed().
-    int depth_unit;
+    // Rows of a right operand that are packed together, and the rows of T that they then fill. Float32: 1 and 1.
+    // Operands rounded to bfloat16, two of which fill the place of one float: 2 and 1. Operands that are each the sum
+    // of two bfloat16 numbers: 2 and 2. See packed().
+    int depth_unit, unit_size;
 
     // C (rows, vectors * lanes) = init + A (rows, K) B (K, vectors * lanes). A(i, k) = A[i * a_row + k * a_col]; with
     // a_row 1, A was packed by pack_tile and a_col is rows. B is a packed panel. Vector j of row i of C is at
@@ -69,7 +70,9 @@ struct Table {
     void (*pack)(int vectors, const Index* first, const int* valid, Index K, const T* B, Index k_stride,
                  Index col_stride, T* panel);
 
-    // The left operand of one tile, packed: `rows` columns of A (K, ·), whose rows are ld apart, as [k][rows].
+    // The left operand of one tile, packed: `rows` columns of A (K, ·), whose rows are ld apart, as [k][rows] or as
+    // suits the tile. Pieces of K may be packed one by one, each to packed() of those before it, if all but the last
+    // are multiples of tile_piece.
     void (*pack_tile)(int rows, Index K, const T* A, Index ld, T* out);
 
     // out (columns, rows) = A (rows, columns) transposed, rows of each at the distances given.
@@ -127,11 +130,18 @@ struct Table {
     double (*peak)(Index rounds);
 };
 
+// See Table::pack_tile.
+constexpr Index tile_piece = 64;
+
 struct Isa {
     const char* name;
     Table<float> f32;
     Table<double> f64;
-    Table<float> medium;  // f32 with the operands of products rounded to bfloat16; lanes is 0 where there is none
+    // f32 with other products; lanes is 0 where there are none.
+    Table<float> medium;  // operands rounded to bfloat16
+    Table<float> high;    // operands split into the sum of two bfloat16 numbers
+    // Called by each thread when its part of a kernel is done; null where there is nothing to do.
+    void (*leave)();
     template <class T>
     const Table<T>& table() const {
         if constexpr (sizeof(T) == 4)
@@ -153,20 +163,31 @@ const Table<T>& table() {
     return isa().table<T>();
 }
 
-// Whether products of floats may round their operands to bfloat16, where the instruction set can.
-void allow_medium(bool allowed);
-bool medium_allowed();
+// How exact products of floats have to be: the lowest precision that they may have.
+enum class Precision { highest, high, medium };
+void set_precision(Precision lowest);
+Precision precision();
+// Products of floats in precision `p`; null where the instruction set in use has none but float32's.
+inline const Table<float>* products_in(Precision p) {
+    const Table<float>* t = p == Precision::medium ? &isa().medium : p == Precision::high ? &isa().high : nullptr;
+    return t && t->lanes ? t : nullptr;
+}
 // The table of kernels whose products follow that setting.
 template <class T>
 const Table<T>& product_table() {
     if constexpr (sizeof(T) == 4)
-        if (medium_allowed() && isa().medium.lanes) return isa().medium;
+        if (const Table<float>* t = products_in(precision())) return *t;
     return table<T>();
 }
 // Elements of a packed operand of K rows, each of `width` elements.
 template <class T>
 Index packed(const Table<T>& t, Index K, Index width) {
-    return (K + t.depth_unit - 1) / t.depth_unit * width;
+    return (K + t.depth_unit - 1) / t.depth_unit * t.unit_size * width;
+}
+// The most rows of T that K packed rows fill, in any precision: it may be set anew between sizing a buffer and using
+// it.
+constexpr Index packed_rows(Index K) {
+    return K + K % 2;
 }
 
 }  // namespace fastrnn::cpu

@@ -3,5 +3,5 @@
 
 namespace fastrnn::cpu {
 extern const Isa isa_avx2;
-const Isa isa_avx2 = {"avx2", make_table<Simd<float, 8>, 16>(), make_table<Simd<double, 4>, 16>(), {}};
+const Isa isa_avx2 = {"avx2", make_table<Simd<float, 8>, 16>(), make_table<Simd<double, 4>, 16>(), {}, {}, nullptr};
 }  // namespace fastrnn::cpu

@@ -3,5 +3,6 @@
 
 namespace fastrnn::cpu {
 extern const Isa isa_avx512;
-const Isa isa_avx512 = {"avx512", make_table<Simd<float, 16>, 32>(), make_table<Simd<double, 8>, 32>(), {}};
+const Isa isa_avx512 = {"avx512", make_table<Simd<float, 16>, 32>(), make_table<Simd<double, 8>, 32>(), {}, {},
+                        nullptr};
 }  // namespace fastrnn::cpu

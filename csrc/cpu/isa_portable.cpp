@@ -4,5 +4,6 @@
 
 namespace fastrnn::cpu {
 extern const Isa isa_portable;
-const Isa isa_portable = {"portable", make_table<Simd<float, 4>, 16>(), make_table<Simd<double, 2>, 16>(), {}};
+const Isa isa_portable = {"portable", make_table<Simd<float, 4>, 16>(), make_table<Simd<double, 2>, 16>(), {}, {},
+                          nullptr};
 }  // namespace fastrnn::cpu

@@ -44,7 +44,7 @@ struct ForwardScratch {
     ForwardScratch(const Shape<T>& s, T* memory) {
         Carver<T> carve(memory);
         const Index width = gates * s.lanes;
-        panel = (s.D + s.H) * width;
+        panel = s.weight_rows() * width;
         // Steps are added until they have projected_rows rows, so the last one can bring N - 1 more.
         ahead = std::min(projected_rows + s.N, s.most_rows());
         indices = carve.take_indices(Rows::indices(s.N, s.steps));
@@ -191,13 +191,9 @@ void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range to_pack = share(panels, w), sequences = share(s.N, w);
+        const Range sequences = share(s.N, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
-            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
-                               panel_at(g));
-        }
+        pack_recurrent(w, t, s, panels, gates, Wh, panel_at);
         for (Index r = sequences.begin; r < sequences.end; ++r)
             final_gradients(rows, r, 1, Index(0), s.units, s.H, dc_n, scratch.dc + r * s.units);
         w.barrier();

@@ -37,6 +37,8 @@ struct Shape {
     }
     explicit Shape(const Sequence& s) : Shape(s.N, s.T, s.D, s.H) {}
     Index most_rows() const { return N * steps; }
+    // Rows of a panel that holds the packed weights of x and of h, one after the other.
+    Index weight_rows() const { return packed_rows(D) + packed_rows(H); }
     int valid(Index group) const { return static_cast<int>(std::min<Index>(lanes, H - group * lanes)); }
 };
 
@@ -120,6 +122,18 @@ inline Index unit_panels(Index groups, const Worker& w) {
 }
 inline Index panel_start(Index groups, Index panels, Index p) {
     return groups * p / panels;
+}
+
+// A worker's part of packing Wh transposed, whose k runs over gates, for the steps of backward; the panel that begins
+// with group g goes to panel_at(g).
+template <class T, class F>
+void pack_recurrent(const Worker& w, const Table<T>& t, const Shape<T>& s, Index panels, int gates, Matrix<T> Wh,
+                    F&& panel_at) {
+    const Range mine = share(panels, w);
+    for (Index p = mine.begin; p < mine.end; ++p) {
+        const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
+        pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row, panel_at(g));
+    }
 }
 
 // A worker's part of a step: columns of `groups` in so many panels, all `rows` rows of each. Whole panels where they
@@ -210,7 +224,7 @@ void multiply_both(const Table<T>& t, const Shape<T>& s, int rows, int vectors, 
     const Index width = Index(vectors) * s.lanes;
     if (s.D % t.depth_unit == 0)
         return t.tile(rows, vectors, s.D + s.H, xh, s.ld, 1, panel, init, 0, s.lanes, C, width, s.lanes);
-    // Wx has half a packed row more.
+    // Wx has a packed row that is not full.
     t.tile(rows, vectors, s.D, xh, s.ld, 1, panel, init, 0, s.lanes, C, width, s.lanes);
     t.tile(rows, vectors, s.H, xh + s.D, s.ld, 1, panel + packed(t, s.D, width), C, width, s.lanes, C, width, s.lanes);
 }
@@ -225,7 +239,7 @@ inline Index steps_ahead(const Rows& rows, Index step) {
 // Elements of `left` and of `spill` that weight_gradients needs.
 template <class T>
 Index gradient_left(const Shape<T>& s) {
-    return (s.D + s.H) * std::min(long_block, s.most_rows());
+    return (s.D + s.H) * packed_rows(std::min(long_block, s.most_rows()));
 }
 template <class T>
 Index gradient_spill(const Shape<T>& s, int gates) {
@@ -248,6 +262,7 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
     const Index for_x = dWx ? ceil_div(s.D, height) : 0, for_h = dWh ? ceil_div(s.H, height) : 0;
     const Range mine = share(for_x + for_h, w), sums = share(panels, w);
     const Index row = gates * s.H, block_rows = std::min(long_block, total);
+    const Index left_rows = packed_rows(block_rows);
     const auto rows_of = [&](Index tile) {
         return std::min(height, tile < for_x ? s.D - tile * height : s.H - (tile - for_x) * height);
     };
@@ -261,12 +276,12 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
     do {
         const Index depth = std::min(block_rows, total - k);
         // A few k at a time, so that their cache lines serve all tiles.
-        constexpr Index few = 64;
+        constexpr Index few = tile_piece;
         for (Index q = 0; q < depth; q += few)
             for (Index tile = mine.begin; tile < mine.end; ++tile) {
                 const Index rows = rows_of(tile);
                 t.pack_tile(static_cast<int>(rows), std::min(few, depth - q), xh + (k + q) * s.ld + first_of(tile),
-                            s.ld, left + first_of(tile) * block_rows + packed(t, q, rows));
+                            s.ld, left + first_of(tile) * left_rows + packed(t, q, rows));
             }
         for (Index p = 0; p < panels; ++p) {
             const bool summed = p >= sums.begin && p < sums.end;
@@ -289,7 +304,7 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
                 const Index rows = rows_of(tile), first = first_of(tile);
                 T* C = full ? result_row(first) + c.first[0] : spill + first * width;
                 const Index c_row = full ? row : width, c_vec = full && gates > 1 ? s.H : s.lanes;
-                t.tile(static_cast<int>(rows), c.vectors, depth, left + first_of(tile) * block_rows, 1, rows, block,
+                t.tile(static_cast<int>(rows), c.vectors, depth, left + first_of(tile) * left_rows, 1, rows, block,
                        k ? C : nullptr, c_row, c_vec, C, c_row, c_vec);
             }
             if (full || k + depth < total) continue;

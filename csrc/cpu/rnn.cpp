@@ -36,7 +36,7 @@ struct ForwardScratch {
         Carver<T> carve(memory);
         ahead = std::min(projected_rows + s.N, s.most_rows());
         indices = carve.take_indices(Rows::indices(s.N, s.steps));
-        panels = carve.take((s.D + s.H) * s.units);
+        panels = carve.take(s.weight_rows() * s.units);
         bias = carve.take(s.units);
         pre = carve.take(ahead * s.units);
         used = carve.used();
@@ -78,9 +78,9 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
     const Kept<T> kept(s, reserve);
     const ForwardScratch<T> scratch(s, workspace);
     const Rows rows(sequence, scratch.indices);
-    const Index depth = s.D + s.H;
+    const Index depth = s.weight_rows();
     const bool in_place = weights_in_place(s, rows, Wx, Wh);
-    const double operations = 2.0 * rows.total() * depth * s.H;
+    const double operations = 2.0 * rows.total() * (s.D + s.H) * s.H;
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
@@ -163,13 +163,8 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
 
     run(threads_for(operations, s.groups), [&](const Worker& w) {
         const Index panels = unit_panels(s.groups, w);
-        const Range to_pack = share(panels, w);
         const auto panel_at = [&](Index g) { return scratch.panels + g * s.lanes * K; };
-        for (Index p = to_pack.begin; p < to_pack.end; ++p) {
-            const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-            pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row,
-                               panel_at(g));
-        }
+        pack_recurrent(w, t, s, panels, gates, Wh, panel_at);
         w.barrier();
 
         T tile[max_tile], outside[max_tile];

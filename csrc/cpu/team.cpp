@@ -1,6 +1,7 @@
 #include "team.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -14,6 +15,8 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
+
+#include "isa.h"
 
 namespace fastrnn::cpu {
 
@@ -57,6 +60,13 @@ void leave_processor(int caller) {
 #endif
 }
 
+// A thread's part of a kernel. Registers of the instruction set that other code of this thread does not expect in use
+// are given back at its end.
+void perform(void (*work)(void*, const Worker&), void* context, const Worker& w) {
+    work(context, w);
+    if (isa().leave) isa().leave();
+}
+
 std::atomic<int> wanted_threads{1};
 thread_local int last_used = 1;
 
@@ -65,32 +75,39 @@ struct Team {
     std::vector<std::thread> workers;
     // What workers sleep on: rung for every piece of work, and by rouse() before one.
     std::atomic<unsigned> bell{0};
-    // Raised for every piece of work, after what is below has been set.
-    std::atomic<unsigned> round{0};
-    std::atomic<int> unfinished{0};
+    // The number of the piece of work, and how many of its parts nobody has taken yet, which are parts 1 to that.
+    std::atomic<std::uint64_t> ticket{0};
+    std::atomic<int> unfinished{0};  // parts of workers
+    // Of the piece of work: stable while a part of it is unfinished.
     void (*work)(void*, const Worker&) = nullptr;
     void* context = nullptr;
     Barrier* meeting = nullptr;
     int count = 0;
     std::atomic<int> caller{-1};  // processor that the caller was on
 
-    void loop(int index, unsigned seen) {
+    static int untaken(std::uint64_t t) { return static_cast<int>(t & 0xffffffff); }
+
+    // Takes a part; 0 if there is none.
+    int take() {
+        std::uint64_t t = ticket.load(std::memory_order_acquire);
+        while (untaken(t) > 0)
+            if (ticket.compare_exchange_weak(t, t - 1, std::memory_order_acq_rel, std::memory_order_acquire))
+                return untaken(t);
+        return 0;
+    }
+
+    void loop() {
         for (;;) {
-            // The bell is read before the round: work that is announced in between has then rung a later bell.
+            // The bell is read before the ticket: work that is announced in between has then rung a later bell.
             const unsigned rung = bell.load(std::memory_order_acquire);
-            if (round.load(std::memory_order_acquire) == seen) {
+            int part = take();
+            if (part == 0) {
                 bell.wait(rung, std::memory_order_acquire);
                 leave_processor(caller.load(std::memory_order_relaxed));
-                for (int i = 0; i < spins && round.load(std::memory_order_acquire) == seen; ++i) pause();
-                if (round.load(std::memory_order_acquire) == seen) continue;
+                for (int i = 0; i < spins && (part = take()) == 0; ++i) pause();
+                if (part == 0) continue;
             }
-            seen = round.load(std::memory_order_acquire);
-            if (index >= count) {
-                // Not needed this time, but `count` may only change once every worker has looked at it.
-                finish();
-                continue;
-            }
-            work(context, Worker{index, count, meeting});
+            perform(work, context, Worker{part, count, meeting});
             finish();
         }
     }
@@ -108,9 +125,7 @@ struct Team {
     bool grow(int threads) {
         try {
             while (static_cast<int>(workers.size()) + 1 < threads) {
-                const int index = static_cast<int>(workers.size()) + 1;
-                const unsigned seen = round.load();
-                workers.emplace_back([this, index, seen] { loop(index, seen); });
+                workers.emplace_back([this] { loop(); });
             }
         } catch (...) {
             return false;
@@ -125,10 +140,14 @@ struct Team {
         meeting = &barrier;
         count = threads;
         caller.store(processor(), std::memory_order_relaxed);
-        unfinished.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
-        round.fetch_add(1, std::memory_order_release);
+        unfinished.store(threads - 1, std::memory_order_relaxed);
+        const std::uint64_t number = (ticket.load(std::memory_order_relaxed) >> 32) + 1;
+        ticket.store(number << 32 | static_cast<std::uint64_t>(threads - 1), std::memory_order_release);
         ring();
-        f(c, Worker{0, threads, &barrier});
+        perform(f, c, Worker{0, threads, &barrier});
+        // Parts that nobody has come for are done here: a sleeping worker takes longer to come than small ones take.
+        // There are none where parts meet at the barrier, since this one could not have ended then.
+        for (int part; (part = take()) != 0; finish()) perform(f, c, Worker{part, threads, &barrier});
         for (int i = 0; i < spins; ++i) {
             if (unfinished.load(std::memory_order_acquire) == 0) return;
             pause();
@@ -209,7 +228,7 @@ void run(int threads, void (*work)(void*, const Worker&), void* context) {
         }
     }
     last_used = 1;
-    work(context, Worker{0, 1, nullptr});
+    perform(work, context, Worker{0, 1, nullptr});
 }
 
 }  // namespace detail

@@ -39,7 +39,7 @@ def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str
         An id has no word.
     """
     args = Arguments("decode_captions")
-    ids = np.asarray(captions)
+    ids = args.array("captions", captions)
     if ids.ndim not in (1, 2):
         raise args.fail(ValueError, "captions", "have shape (T,) or (N, T)", f"shape {ids.shape}")
     words = dict(idx_to_word) if isinstance(idx_to_word, Mapping) else dict(enumerate(idx_to_word))

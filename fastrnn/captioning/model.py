@@ -138,7 +138,7 @@ class CaptioningRNN:
         params = self.params
         args = Arguments("CaptioningRNN.loss")
         features = self._features(args, features)
-        ids = np.asarray(captions)
+        ids = args.array("captions", captions)
         args.shape("captions", ids.shape, "N T")
         ids = args.ids("captions", ids, len(self.word_to_idx), f"the V = {len(self.word_to_idx)} words")
         if args["T"] == 0:

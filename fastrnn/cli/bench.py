@@ -16,16 +16,16 @@ import typer
 
 import fastrnn
 from fastrnn import conformance
+from fastrnn.backend import PRECISIONS
 from fastrnn.cli import bench_pictures as pictures
 from fastrnn.cli import bench_tables as tables
 from fastrnn.cli import common
-from fastrnn.cli.bench_timing import EPS, Group, Job, Settings, measure
+from fastrnn.cli.bench_timing import Group, Job, Settings, measure
 
 PEERS = ("numpy", "numba", "torch", "onnxruntime")
 MODES = ("forward", "backward", "both")
 # Benchmarks of whole systems, which are no operations.
 SYSTEMS = ("captioner",)
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 # From where to where `--sweep` goes; other axes are sizes of vectors.
 RANGES = {"N": (1, 128), "T": (1, 128), "K": (1_000, 10_000_000)}
@@ -63,7 +63,7 @@ def bench(
         typer.Option(
             metavar="P",
             help="Precision of float32 products in fastrnn: highest, high, medium. With medium, PyTorch in bfloat16 "
-            "takes part too. Default: highest.",
+            "takes part too. Default: the one that is set, highest at first.",
         ),
     ] = None,
     backend: Annotated[
@@ -97,8 +97,8 @@ def bench(
     benchmarks = _benchmarks(operations)
     dtypes = common.chosen(dtype or ["float32"], conformance.DTYPES, "dtype")
     modes = common.chosen(mode or ["both"], MODES, "mode")
-    if precision is not None and precision not in EPS:
-        common.fail(f"unknown precision {precision!r}; there are {', '.join(EPS)}")
+    if precision is not None:
+        common.one(precision, PRECISIONS, "precision")
     ours = _ours(backend)
     wanted = _peers(peers, ours)
     _check_files(as_json, plot, record)
@@ -151,7 +151,7 @@ def bench(
         else:
             pictures.save_bars(plot, rows, ours)
         console.print(f"picture saved as {plot}")
-    raise typer.Exit(INTERRUPTED if interrupted else int(wrong))
+    raise typer.Exit(common.INTERRUPTED if interrupted else int(wrong))
 
 
 # ---- what to run ---------------------------------------------------------------------------------------------------
@@ -281,9 +281,7 @@ def _steps(axis: str) -> tuple[int, ...]:
 def _ours(given: str | None) -> str:
     if given is None:
         return fastrnn.available_backends()[0]
-    if given not in fastrnn.backend_status():
-        common.fail(f"unknown backend {given!r}; there are {', '.join(fastrnn.backend_status())}")
-    return common.usable_backends([given])[0]
+    return common.usable_backends([common.one(given, list(fastrnn.backend_status()), "backend")])[0]
 
 
 def _peers(given: list[str] | None, ours: str) -> tuple[str, ...]:
@@ -309,9 +307,7 @@ def _missing(module: str, reason: str) -> str:
 
 def _check_files(as_json: Path | None, plot: Path | None, record: Path | None) -> None:
     """End the command before anything is measured if a file cannot be written."""
-    for path in (as_json, plot, record):
-        if path is not None and not path.absolute().parent.is_dir():
-            common.fail(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    common.check_files(as_json, plot, record)
     if record is not None:
         tables.check_header(record)
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):

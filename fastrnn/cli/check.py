@@ -44,7 +44,9 @@ def check(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help=f"Of float32 products: {', '.join(PRECISIONS)}. Default: the one that is set, highest."),
+        typer.Option(
+            help=f"Of float32 products: {', '.join(PRECISIONS)}. Default: the one that is set, highest at first."
+        ),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every case as JUnit XML.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every case as JSON.")] = None,
@@ -52,24 +54,22 @@ def check(
     """Check every kernel against the oracle on generated cases, and show the worst error as a part of its bound.
 
     A result passes if max|result - exact| <= 2 max|oracle - exact| + 4 eps max|exact|, where the oracle is plain NumPy
-    in the kernel's dtype and `exact` the same in a wider one. At precision medium, where the processor has it, eps is
-    bfloat16's (2^-7) and the oracle rounds the operands of its products likewise. A result must also have the right
-    dtype and shape, leave its inputs alone, come from the backend asked for, and be bitwise the same at 1, 2 and all
-    threads.
+    in the kernel's dtype and `exact` the same in a wider one. At precision medium or high, where the processor has it,
+    the oracle rounds or splits the operands of its products likewise, and eps is 2^-7 or 2^-16. A result must also
+    have the right dtype and shape, leave its inputs alone, come from the backend asked for, and be bitwise the same at
+    1, 2 and all threads.
 
-    Exit code: 0 if all is right, 1 if a case failed, 2 for bad usage.
+    Exit code: 0 if all is right, 1 if a case failed, 2 for bad usage, 130 after Ctrl-C.
     """
     names = common.chosen(operations, list(conformance.CASES), "operation")
     dtypes = common.chosen(dtype, conformance.DTYPES, "dtype")
     if precision is not None:
-        fastrnn.set_float32_matmul_precision(common.chosen([precision], PRECISIONS, "precision")[0])
+        fastrnn.set_float32_matmul_precision(common.one(precision, PRECISIONS, "precision"))
     if backend is None:
         backends = [name for name in fastrnn.available_backends() if name != "reference"] or ["reference"]
     else:
         backends = common.usable_backends(common.chosen(backend, list(fastrnn.backend_status()), "backend"))
-    for path in (junit, as_json):
-        if path is not None and not path.absolute().parent.is_dir():
-            common.fail(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    common.check_files(junit, as_json)
 
     outcomes: list[Outcome]
     if isa:
@@ -102,7 +102,8 @@ def _here(operations: list[str], backends: list[str], dtypes: list[str]) -> list
 def _instruction_sets(wanted: list[str]) -> list[str]:
     common.usable_backends(["cpu"])
     supported = list(common.compiled().isa_supported())
-    return supported if wanted == ["all"] else common.chosen(wanted, supported, "or unsupported instruction set")
+    names = common.chosen(wanted, [*supported, "all"], "or unsupported instruction set")
+    return supported if "all" in names else names
 
 
 def _forced(isa: str, operations: list[str], dtypes: list[str]) -> list[Outcome]:

@@ -16,6 +16,8 @@ from rich.console import Console
 
 import fastrnn
 
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
+
 
 def fail(message: str) -> NoReturn:
     """End the command as bad usage: one line on stderr, exit code 2."""
@@ -26,10 +28,14 @@ def fail(message: str) -> NoReturn:
 def chosen(values: Iterable[str] | None, known: Sequence[str], what: str) -> list[str]:
     """The `values` given, repeated or separated by commas; all that are `known` if there are none."""
     names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            fail(f"unknown {what} {name!r}; there are {', '.join(known)}")
-    return list(dict.fromkeys(names)) or list(known)
+    return [one(name, known, what) for name in dict.fromkeys(names)] or list(known)
+
+
+def one(value: str, known: Sequence[str], what: str) -> str:
+    """The `value` given, which must be one of those `known`."""
+    if value not in known:
+        fail(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    return value
 
 
 def usable_backends(names: Iterable[str]) -> list[str]:
@@ -39,6 +45,18 @@ def usable_backends(names: Iterable[str]) -> list[str]:
         if status[name]:
             fail(f"backend {name!r} cannot run here: {status[name]}")
     return list(names)
+
+
+def check_files(*paths: Path | None) -> None:
+    """End the command before it does any work if a file that it is to write cannot be written."""
+    for path in filter(None, paths):
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            fail(f"cannot write {path}: there is no folder {folder}")
+        if path.is_dir():
+            fail(f"cannot write {path}: it is a folder")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            fail(f"cannot write {path}: no permission")
 
 
 def hardware() -> str:

@@ -77,7 +77,7 @@ def demo(
             _run(console, steps, batch_size, seed, out if picture else None, cache_dir, progress)
     except KeyboardInterrupt:
         typer.echo(f"\nfastrnn: stopped after {progress['steps']:,} of {steps:,} training iterations", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(common.INTERRUPTED) from None
     except OSError as error:  # a cache folder that cannot be written, a picture that cannot be saved
         typer.echo(f"fastrnn: {error}", err=True)
         raise typer.Exit(1) from None
@@ -86,7 +86,7 @@ def demo(
 def _check_arguments(backend: str, out: Path | None) -> None:
     """Everything that can be known to be wrong before a minute of training."""
     status = fastrnn.backend_status()
-    common.chosen([backend], ["auto", *status], "backend")
+    common.one(backend, ["auto", *status], "backend")
     if backend != "auto":
         common.usable_backends([backend])
     needed = {"h5py": "h5py", "sklearn": "scikit-learn"}
@@ -94,8 +94,7 @@ def _check_arguments(backend: str, out: Path | None) -> None:
         needed["matplotlib"] = "Matplotlib"
         if out.suffix[1:].lower() not in FORMATS:
             common.fail(f"cannot draw {out}: its name must end in one of .{', .'.join(FORMATS)}")
-        if not out.absolute().parent.is_dir():
-            common.fail(f"cannot write {out}: there is no folder {out.absolute().parent}")
+        common.check_files(out)
     missing = [name for module, name in needed.items() if find_spec(module) is None]
     if missing:
         typer.echo(f"fastrnn: the demo needs {', '.join(missing)}: pip install 'fastrnn[demo]'", err=True)

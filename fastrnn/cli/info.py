@@ -7,7 +7,6 @@ import os
 import platform
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -25,11 +24,12 @@ def gather() -> dict[str, Any]:
         "set": fastrnn.get_backend(),
         "precision": {
             "float32 products": fastrnn.get_float32_matmul_precision(),
-            "medium": bool(cpu is not None and cpu.has_medium()),
+            **{name: bool(cpu is not None and cpu.has_precision(name)) for name in ("high", "medium")},
         },
         "isa": {
             "running": common.isa(),
             "supported": [] if cpu is None else list(cpu.isa_supported()),
+            "emulated": [] if cpu is None else list(cpu.emulated),
             "FASTRNN_ISA": os.environ.get("FASTRNN_ISA", ""),
         },
         "threads": {
@@ -47,14 +47,10 @@ def gather() -> dict[str, Any]:
 
 
 def _blas() -> list[str]:
-    """The BLAS libraries that are loaded; without threadpoolctl, the one that NumPy was built with."""
-    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which the C++ kernels call
+    """The BLAS libraries that are loaded."""
+    import scipy.linalg  # noqa: F401  loads SciPy's BLAS, which products in Numba use
+    from threadpoolctl import threadpool_info
 
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return [f"{blas['name']} {blas['version']} (NumPy)"]
     found = []
     for library in threadpool_info():
         if library["user_api"] == "blas":
@@ -93,9 +89,13 @@ def info(
     table.add_row("backend set", facts["set"])
     if isa["running"]:
         forced = " (forced by FASTRNN_ISA)" if isa["FASTRNN_ISA"] else ""
-        table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(isa['supported'])}")
-    medium = "runs on bfloat16 products" if facts["precision"]["medium"] else "is not had by this processor"
-    table.add_row("precision", f"{facts['precision']['float32 products']}; medium {medium}")
+        names = [f"{name} (emulated in this build)" if name in isa["emulated"] else name for name in isa["supported"]]
+        table.add_row("instruction set", f"{isa['running']}{forced}; supported here: {', '.join(names)}")
+    notes = [
+        f"{name} {'runs on bfloat16 products' if facts['precision'][name] else 'is highest on this instruction set'}"
+        for name in ("high", "medium")
+    ]
+    table.add_row("precision", "; ".join([facts["precision"]["float32 products"], *notes]))
     table.add_row("threads", str(facts["threads"]["fastrnn"]))
     table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
     table.add_row("CUDA", facts["cuda"])

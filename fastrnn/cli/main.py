@@ -21,6 +21,14 @@ UsageError: Any = typer.BadParameter.__base__
 class Commands(TyperGroup):
     """The commands. What is wrong with an option is said in one line, as it is where a command checks it itself."""
 
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        if not args:  # shows the help, by way of such an error
+            return super().make_context(info_name, args, *rest, **extra)
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
+        except UsageError as error:
+            common.fail(error.format_message())
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

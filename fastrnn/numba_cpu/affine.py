@@ -9,17 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import contiguous
-from .products import K_BLOCK, affine, dot, input_gradient, packed_size, sum_columns, tile_for, weight_gradient
+from .products import (
+    FEW_ROWS,
+    K_BLOCK,
+    affine,
+    dot,
+    input_gradient,
+    packed_size,
+    sum_columns,
+    tile_for,
+    weight_gradient,
+)
 from .threads import leave_to_blas, parts_for, run
 from .threads import threads_used as threads_used
-
-# Up to this many rows go to BLAS: packing the weights would cost more than the product.
-_FEW_ROWS = 24
 
 
 def affine_buffers(N: int, D: int, M: int, itemsize: int) -> tuple[int, int]:
     """Numbers of elements of the forward and the backward workspace."""
-    if N <= _FEW_ROWS:
+    if N <= FEW_ROWS:
         return 0, 0
     return packed_size(D, M, itemsize), packed_size(M, D, itemsize) + packed_size(K_BLOCK, M, itemsize)
 
@@ -28,7 +35,7 @@ def affine_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray, workspace: np.nd
     """out (N, M) = x (N, D) w (D, M) + b (M,)."""
     N, D = x.shape
     x, w, b = contiguous(x), contiguous(w), contiguous(b)
-    if N <= _FEW_ROWS:
+    if N <= FEW_ROWS:
         leave_to_blas()
         dot(x, w, out)
         out += b
@@ -58,7 +65,7 @@ def affine_backward(
     dout, x, w = contiguous(dout), contiguous(x), contiguous(w)
     (N, D), M = x.shape, w.shape[1]
     rows = np.array([0, N], np.int64)
-    if N <= _FEW_ROWS:
+    if N <= FEW_ROWS:
         leave_to_blas()
         dot(dout, w.T, dx)
         dot(x.T, dout, dw)

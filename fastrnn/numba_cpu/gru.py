@@ -19,17 +19,16 @@ import numpy as np
 from .activations import sigmoid, tanh
 from .jit import contiguous, jit
 from .packing import Packing
-from .products import K_BLOCK, SPILL, tile_for
+from .products import SPILL, tile_for
 from .recurrent import (
-    LARGE,
     Shapes,
+    backward_shapes,
     carve,
     copy,
     cuts,
-    few,
+    forward_shapes,
     gradients,
     multiply,
-    packed_shape,
     parts_for,
     prepare,
     project,
@@ -48,19 +47,14 @@ def _reserve(N: int, T: int, H: int) -> Shapes:
 
 @lru_cache(maxsize=256)
 def _forward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
-    """The packed x and weights, the recurrent product of a step, and room for it if it goes to BLAS."""
-    Wx, Wh = (packed_shape(N, T, K, 3 * H, itemsize) for K in (D, H))
-    return (N * T, D), Wx, Wh, (N, 3 * H), (N if few(N, T) else 0, 3 * H)
+    """Those of `forward_shapes`, and the recurrent product of a step."""
+    return *forward_shapes(N, T, D, H, 3 * H, itemsize), (N, 3 * H)
 
 
 @lru_cache(maxsize=256)
 def _backward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
-    """The packed x and its gradient, dp and dq, the packed weights, a block of dp or dq packed, dstate, and the product
-    of a step if it goes to BLAS."""
-    R = N * T
-    Wx, Wh = (packed_shape(N, T, 3 * H, columns, itemsize) for columns in (D, H))
-    block = packed_shape(N, T, K_BLOCK, 3 * H, itemsize)
-    return (R, D), (R, D), (R, 3 * H), (R, 3 * H), Wx, Wh, block, (N, H), (N if few(N, T) else 0, H)
+    """Those of `backward_shapes`, dp, dq, dstate."""
+    return *backward_shapes(N, T, D, H, 3 * H, itemsize), (N * T, 3 * H), (N * T, 3 * H), (N, H)
 
 
 @lru_cache(maxsize=256)
@@ -87,16 +81,10 @@ def gru_forward(
     """Hidden states h (N, T, H) and h_n (N, H); fills `reserve` for `gru_backward`."""
     (N, T, D), H = x.shape, h0.shape[1]
     tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
-    R = packing.rows
     gates, q_n, prev = carve(reserve, _reserve(N, T, H))
-    xp, packed_Wx, packed_Wh, q, spare = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
-    Wx, Wh, b = contiguous(Wx), contiguous(Wh), contiguous(b)
-    parts = parts_for(R, D + H, 3 * H, few(N, T))
-    run(parts if xp.size > LARGE else 1, packing.pack, x, xp[:R])
-    if R < N * T:
-        h[...] = 0
-    run(parts, project, tile, xp[:R], Wx, b, packed_Wx, gates[:R], Wh, packed_Wh)
-    cut = cuts(packing, parts)
+    xp, packed_Wx, packed_Wh, spare, q = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
+    Wx, Wh = contiguous(Wx), contiguous(Wh)
+    cut = project(tile, packing, x, xp, Wx, b, packed_Wx, gates, Wh, packed_Wh, h)
     run(
         len(cut) - 1, _forward, tile, cut, contiguous(h0), Wh, packed_Wh, np.zeros_like(b) if bh is None else
         contiguous(bh), *packing, h, h_n, gates, q_n, prev, q, spare,
@@ -127,11 +115,11 @@ def gru_backward(
     tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
     gates, q_n, prev = carve(reserve, _reserve(N, T, H))
-    xp, dxp, dp, dq, packed_Wx, packed_Wh, block, dstate, spare = carve(
+    xp, dxp, packed_Wx, packed_Wh, block, spare, dp, dq, dstate = carve(
         workspace, _backward_workspace(N, T, D, H, x.itemsize)
     )
     Wx, Wh = contiguous(Wx), contiguous(Wh)
-    parts = parts_for(R, 2 * (D + H), 3 * H, few(N, T))
+    parts = parts_for(packing, 2 * (D + H), 3 * H)
     dstate[...] = 0 if dh_n is None else dh_n[packing.order]
     run(parts, prepare, packing, x, xp[:R], Wh, packed_Wh)
     cut = cuts(packing, parts)

@@ -17,7 +17,7 @@ def jit(function: Callable[..., Any]) -> Any:
     """Compile at first use, once per dtype, and keep the machine code on disk.
 
     The cache on disk notices changes of a function's own file, but not of what it calls in other files: after editing
-    `activations.py`, delete ``fastrnn/numba_cpu/__pycache__``.
+    `activations.py`, `products.py` or `recurrent.py`, delete ``fastrnn/numba_cpu/__pycache__``.
     """
     try:
         return njit(cache=True, **_OPTIONS)(function)

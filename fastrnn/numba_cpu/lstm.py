@@ -19,17 +19,16 @@ import numpy as np
 from .activations import sigmoid, tanh
 from .jit import contiguous, jit
 from .packing import Packing
-from .products import K_BLOCK, SPILL, tile_for
+from .products import SPILL, tile_for
 from .recurrent import (
-    LARGE,
     Shapes,
+    backward_shapes,
     carve,
     copy,
     cuts,
-    few,
+    forward_shapes,
     gradients,
     multiply,
-    packed_shape,
     parts_for,
     prepare,
     project,
@@ -48,18 +47,14 @@ def _reserve(N: int, T: int, H: int) -> Shapes:
 
 @lru_cache(maxsize=256)
 def _forward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
-    """The packed x and weights, and the recurrent product if it goes to BLAS."""
-    Wx, Wh = (packed_shape(N, T, K, 4 * H, itemsize) for K in (D, H))
-    return (N * T, D), Wx, Wh, (N if few(N, T) else 0, 4 * H)
+    """Those of `forward_shapes`."""
+    return forward_shapes(N, T, D, H, 4 * H, itemsize)
 
 
 @lru_cache(maxsize=256)
 def _backward_workspace(N: int, T: int, D: int, H: int, itemsize: int) -> Shapes:
-    """The packed x and its gradient, da, the packed weights, a block of da packed, dh_state, dc_state, and the product
-    of a step if it goes to BLAS."""
-    Wx, Wh = (packed_shape(N, T, 4 * H, columns, itemsize) for columns in (D, H))
-    block = packed_shape(N, T, K_BLOCK, 4 * H, itemsize)
-    return (N * T, D), (N * T, D), (N * T, 4 * H), Wx, Wh, block, (N, H), (N, H), (N if few(N, T) else 0, H)
+    """Those of `backward_shapes`, da, dh_state, dc_state."""
+    return *backward_shapes(N, T, D, H, 4 * H, itemsize), (N * T, 4 * H), (N, H), (N, H)
 
 
 @lru_cache(maxsize=256)
@@ -87,16 +82,10 @@ def lstm_forward(
     """Hidden states h (N, T, H), final states h_n and c_n (N, H); fills `reserve` for `lstm_backward`."""
     (N, T, D), H = x.shape, h0.shape[1]
     tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
-    R = packing.rows
     gates, tanh_c, prev_h, prev_c = carve(reserve, _reserve(N, T, H))
     xp, packed_Wx, packed_Wh, spare = carve(workspace, _forward_workspace(N, T, D, H, x.itemsize))
     Wx, Wh = contiguous(Wx), contiguous(Wh)
-    parts = parts_for(R, D + H, 4 * H, few(N, T))
-    run(parts if xp.size > LARGE else 1, packing.pack, x, xp[:R])
-    if R < N * T:
-        h[...] = 0
-    run(parts, project, tile, xp[:R], Wx, contiguous(b), packed_Wx, gates[:R], Wh, packed_Wh)
-    cut = cuts(packing, parts)
+    cut = project(tile, packing, x, xp, Wx, b, packed_Wx, gates, Wh, packed_Wh, h)
     run(
         len(cut) - 1, _forward, tile, cut, contiguous(h0), np.zeros_like(h_n) if c0 is None else contiguous(c0), Wh,
         packed_Wh, *packing, h, h_n, c_n, gates, tanh_c, prev_h, prev_c, spare,
@@ -128,11 +117,11 @@ def lstm_backward(
     tile, packing = tile_for(x.dtype), Packing.of(N, T, lengths, reverse)
     R = packing.rows
     gates, tanh_c, prev_h, prev_c = carve(reserve, _reserve(N, T, H))
-    xp, dxp, da, packed_Wx, packed_Wh, block, dh_state, dc_state, spare = carve(
+    xp, dxp, packed_Wx, packed_Wh, block, spare, da, dh_state, dc_state = carve(
         workspace, _backward_workspace(N, T, D, H, x.itemsize)
     )
     Wx, Wh = contiguous(Wx), contiguous(Wh)
-    parts = parts_for(R, 2 * (D + H), 4 * H, few(N, T))
+    parts = parts_for(packing, 2 * (D + H), 4 * H)
     dh_state[...] = 0 if dh_n is None else dh_n[packing.order]
     dc_state[...] = 0 if dc_n is None else dc_n[packing.order]
     run(parts, prepare, packing, x, xp[:R], Wh, packed_Wh)

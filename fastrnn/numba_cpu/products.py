@@ -50,6 +50,8 @@ K_SLICE = 64
 # the second-level cache beside a panel of B.
 ROW_BLOCK = 256
 K_BLOCK = 256
+# A product of up to this many rows goes to BLAS: packing its right operand would cost more than it does.
+FEW_ROWS = 24
 
 
 @intrinsic

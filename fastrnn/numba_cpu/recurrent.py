@@ -19,10 +19,14 @@ import math
 
 import numpy as np
 
+from fastrnn.cache import ALIGNMENT
+
 from . import threads
-from .jit import jit
+from .jit import contiguous, jit
 from .packing import Packing
 from .products import (
+    FEW_ROWS,
+    K_BLOCK,
     add_product,
     affine,
     dot,
@@ -36,35 +40,49 @@ from .products import (
     weight_gradient,
 )
 
-# A single step of up to this many rows goes to BLAS: packing the weights would cost more than the product.
-_FEW_ROWS = 24
 # Elements whose copy takes longer than handing it over to threads.
-LARGE = 1 << 18
+_LARGE = 1 << 18
 # A thread has at least this many sequences: with fewer it would wait for weights, which each thread reads in full.
 _SEQUENCES = 2
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def few(N: int, T: int) -> bool:
+def _few(N: int, T: int) -> bool:
     """Whether the products go to BLAS: those of a single sequence too, which its threads share in every step."""
-    return N == 1 or (T == 1 and N <= _FEW_ROWS)
+    return N == 1 or (T == 1 and N <= FEW_ROWS)
 
 
-def packed_shape(N: int, T: int, K: int, columns: int, itemsize: int) -> tuple[int]:
+# ---- buffers -------------------------------------------------------------------------------------------------------
+
+
+def forward_shapes(N: int, T: int, D: int, H: int, columns: int, itemsize: int) -> Shapes:
+    """What forward needs for weights of so many columns: x, Wx and Wh packed, and the product of a step by BLAS."""
+    Wx, Wh = (_packed_shape(N, T, K, columns, itemsize) for K in (D, H))
+    return (N * T, D), Wx, Wh, (N if _few(N, T) else 0, columns)
+
+
+def backward_shapes(N: int, T: int, D: int, H: int, columns: int, itemsize: int) -> Shapes:
+    """What backward needs: x and its gradient, Wx^T, Wh^T and a block of gradients packed, a step's product by BLAS."""
+    Wx, Wh = (_packed_shape(N, T, columns, K, itemsize) for K in (D, H))
+    block = _packed_shape(N, T, K_BLOCK, columns, itemsize)
+    return (N * T, D), (N * T, D), Wx, Wh, block, (N if _few(N, T) else 0, H)
+
+
+def _packed_shape(N: int, T: int, K: int, columns: int, itemsize: int) -> tuple[int]:
     """Shape of the buffer for packed weights (K, columns): empty where they are not packed."""
-    return (0 if few(N, T) else packed_size(K, columns, itemsize),)
+    return (0 if _few(N, T) else packed_size(K, columns, itemsize),)
 
 
 def room(shapes: Shapes, itemsize: int) -> int:
     """Number of elements from which `carve` can take `shapes`."""
-    line = 64 // itemsize
+    line = ALIGNMENT // itemsize
     return sum([-(-math.prod(shape) // line) * line for shape in shapes])
 
 
 def carve(buffer: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
     """Arrays of `shapes` out of the flat `buffer`, each on a cache line if the buffer is."""
-    arrays, start, line = [], 0, 64 // buffer.itemsize
+    arrays, start, line = [], 0, ALIGNMENT // buffer.itemsize
     for shape in shapes:
         end = start + math.prod(shape)
         arrays.append(buffer[start:end].reshape(shape))
@@ -72,9 +90,13 @@ def carve(buffer: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
     return arrays
 
 
-def parts_for(rows: int, K: int, columns: int, is_few: bool) -> int:
-    """Number of threads for so many rows of a product with weights (K, columns)."""
-    return threads.leave_to_blas() if is_few else threads.parts_for(2.0 * rows * K * columns)
+# ---- threads -------------------------------------------------------------------------------------------------------
+
+
+def parts_for(packing: Packing, K: int, columns: int) -> int:
+    """Number of threads for the product of all rows with weights (K, columns)."""
+    N, T = len(packing.order), len(packing.offsets) - 1
+    return threads.leave_to_blas() if _few(N, T) else threads.parts_for(2.0 * packing.rows * K * columns)
 
 
 def cuts(packing: Packing, parts: int) -> np.ndarray:
@@ -87,6 +109,9 @@ def cuts(packing: Packing, parts: int) -> np.ndarray:
     cut = np.searchsorted(until, packing.rows * np.arange(parts + 1) // parts)
     cut[-1] = N  # sequences of length 0 come last
     return cut.astype(np.int64, copy=False)
+
+
+# ---- the products --------------------------------------------------------------------------------------------------
 
 
 @jit
@@ -111,6 +136,32 @@ def multiply(tile, a, packed_W, W, c, spare, spill):
 
 
 def project(
+    tile: int,
+    packing: Packing,
+    x: np.ndarray,
+    xp: np.ndarray,
+    Wx: np.ndarray,
+    b: np.ndarray,
+    packed_Wx: np.ndarray,
+    out: np.ndarray,
+    Wh: np.ndarray,
+    packed_Wh: np.ndarray,
+    h: np.ndarray,
+) -> np.ndarray:
+    """All that comes before the time loop of forward; the result is where it is to be cut.
+
+    The rows that are run of out = x Wx + b, both weights packed, and zero in h (N, T, H) where no row is run.
+    """
+    (N, T, D), R, H = x.shape, packing.rows, Wh.shape[0]
+    parts = parts_for(packing, D + H, Wx.shape[1])
+    threads.run(parts if xp.size > _LARGE else 1, packing.pack, x, xp[:R])
+    if R < N * T:
+        h[...] = 0
+    threads.run(parts, _project, tile, xp[:R], Wx, contiguous(b), packed_Wx, out[:R], Wh, packed_Wh)
+    return cuts(packing, parts)
+
+
+def _project(
     part: int,
     parts: int,
     tile: int,

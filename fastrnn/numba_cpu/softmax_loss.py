@@ -1,6 +1,6 @@
 """Softmax loss over rows: one row of scores at a time, in the first-level cache.
 
-With the projection onto the vocabulary, some rows at a time: products by SciPy's BLAS, as in `affine.py`.
+With the projection onto the vocabulary, some rows at a time: products by SciPy's BLAS.
 """
 
 # Numba infers the types of what it compiles.
@@ -14,6 +14,7 @@ import numpy as np
 
 from .activations import exp
 from .jit import contiguous, jit
+from .products import dot
 
 
 def temporal_softmax_loss(
@@ -83,11 +84,8 @@ def _vocab(h, W, b, y, rows, count, scores, part, states, turned, dh, dW, db):
         for k in range(size_h):
             for i in range(n):
                 t[k, i] = s[i, k]
-        if size_h > 0:
-            np.dot(s, W, x)
-            x += b
-        else:  # BLAS leaves the result alone where there is nothing to sum
-            x[:] = b
+        dot(s, W, x)
+        x += b
         of_chunk = 0.0  # so that rounding grows with the number of chunks plus rows of a chunk
         for i in range(n):
             of_chunk += _row(x[i], x[i], y[rows[start + i]], count)

@@ -6,7 +6,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastrnn.backend import choose, follow, ran
+from fastrnn.backend import choose, follow, ran, rouse
 from fastrnn.cache import Cache, empty
 from fastrnn.checks import Arguments
 
@@ -38,10 +38,11 @@ def word_embedding_forward(x: Any, W: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit.
     """
     function = "word_embedding_forward"
+    chosen = choose(_ROW)
+    rouse(chosen, _copy_operations(x, W))
     check = Arguments(function)
     (W,) = check.floats(("W", W, "V D"))
     ids = check.ids("x", x, check["V"], f"the V = {check['V']} rows of W")
-    chosen = choose(_ROW)
     if chosen.is_reference:
         out, kept = chosen.kernels.word_embedding_forward(ids, W)
     else:
@@ -123,6 +124,11 @@ def word_embedding_backward(
         result = _backward(check, chosen.kernels, kept.reshape(-1), dout.reshape(kept.size, D), V, out, sparse)
     ran(function, chosen)
     return result
+
+
+def _copy_operations(x: Any, W: Any) -> float:
+    """Operations that take as long as the copying of ``W[x]`` (csrc/cpu/embedding.cpp); 0 where they are no arrays."""
+    return 8.0 * x.size * W.shape[1] if type(x) is np.ndarray and type(W) is np.ndarray and W.ndim == 2 else 0.0
 
 
 def _backward(

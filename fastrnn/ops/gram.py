@@ -92,12 +92,12 @@ def _operations(features: Any, layout: Any) -> float:
     """Floating-point operations of a Gram matrix; 0 where the features are no array of four axes."""
     if type(features) is not np.ndarray or features.ndim != 4:
         return 0.0
-    return float(features.size) * features.shape[3 if layout == "NHWC" else 1]
+    return float(features.size) * features.shape[3 if isinstance(layout, str) and layout == "NHWC" else 1]
 
 
 def _features(check: Arguments, features: Any, normalize: bool, layout: str) -> tuple[np.ndarray, float]:
     """Feature maps as (N, C, P), and the factor of the Gram matrix."""
-    layout = check.choice("layout", layout, ("NCHW", "NHWC"))
+    layout = check.choice("layout", layout, tuple(_AXES))
     normalize = check.flag("normalize", normalize)
     (features,) = check.floats(("features", features, _AXES[layout]))
     count = check["C"] * check["H"] * check["W"]

@@ -51,14 +51,15 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
     chosen = choose(_ROW)
     rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
-    vector = np.ndim(x) == 1
+    x = check.raw("x", x)
+    vector = x.ndim == 1
     x, prev_h, Wx, Wh, b, bh = check.floats(
         ("x", x, "D" if vector else "N D"),
         ("prev_h", prev_h, "N H"),
         ("Wx", Wx, "D 3H"),
         ("Wh", Wh, "H 3H"),
         ("b", b, "3H"),
-        ("bh", bh, "3H"),
+        ("bh", bh, "3H?"),
     )
     if chosen.is_reference:
         next_h, kept = chosen.kernels.gru_step_forward(x, prev_h, Wx, Wh, b, bh=bh)
@@ -172,7 +173,7 @@ def gru_forward(
         ("Wx", Wx, "D 3H"),
         ("Wh", Wh, "H 3H"),
         ("b", b, "3H"),
-        ("bh", bh, "3H"),
+        ("bh", bh, "3H?"),
     )
     lengths = check.lengths(lengths)
     reverse = check.flag("reverse", reverse)
@@ -217,7 +218,7 @@ def gru_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     cache = Arguments(function).cache(cache, "gru_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
+    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
     given_bh, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.gru_backward(dh, kept, dh_n=dh_n)

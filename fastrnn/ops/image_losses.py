@@ -240,16 +240,21 @@ def _style(
 ) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray, float]]]:
     """All feature maps in their promoted dtype, and ``(index, target, weight)`` of each style layer."""
     check = Arguments(function)
-    for name, value in (("style_targets", targets), ("style_weights", weights)):
-        if len(value) != len(layers):
-            raise check.fail(
-                ValueError, name, f"have one entry for each of the {len(layers)} style_layers", f"{len(value)} entries"
-            )
-    array = np.asarray(layers, dtype=None if len(layers) else int)
-    indices = check.ids("style_layers", array, len(feats), f"the {len(feats)} feats")
+    feats, targets, weights = (
+        _list(check, name, value)
+        for name, value in (("feats", feats), ("style_targets", targets), ("style_weights", weights))
+    )
     raw = [check.raw(f"feats[{i}]", f) for i, f in enumerate(feats)]
     for i, f in enumerate(raw):
         Arguments(function).shape(f"feats[{i}]", f.shape, "N C H W")
+    wanted = check.array("style_layers", layers)
+    check.shape("style_layers", wanted.shape, "L")
+    for name, value in (("style_targets", targets), ("style_weights", weights)):
+        if len(value) != len(wanted):
+            raise check.fail(
+                ValueError, name, f"have one entry for each of the {len(wanted)} style_layers", f"{len(value)} entries"
+            )
+    indices = check.ids("style_layers", wanted if wanted.size else [], len(feats), f"the {len(feats)} feats")
     dtype = np.result_type(np.float32, *[f.dtype for f in raw])
     maps = [check.settle(f, dtype) for f in raw]
     out = []
@@ -259,6 +264,13 @@ def _style(
         (target,) = own.floats((f"style_targets[{i}]", targets[i], "N C C"), dtype=dtype)
         out.append((int(index), target, check.number(f"style_weights[{i}]", weights[i])))
     return maps, out
+
+
+def _list(check: Arguments, name: str, value: Any) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError as error:
+        raise check.fail(TypeError, name, "be a sequence", type(value).__name__) from error
 
 
 def _squared_distance(chosen: Chosen, a: np.ndarray, b: np.ndarray) -> float:

@@ -50,7 +50,8 @@ def lstm_step_forward(
     chosen = choose(_ROW)
     rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
-    vector = np.ndim(x) == 1
+    x = check.raw("x", x)
+    vector = x.ndim == 1
     x, prev_h, prev_c, Wx, Wh, b = check.floats(
         ("x", x, "D" if vector else "N D"),
         ("prev_h", prev_h, "N H"),
@@ -171,7 +172,7 @@ def lstm_forward(
         ("Wx", Wx, "D 4H"),
         ("Wh", Wh, "H 4H"),
         ("b", b, "4H"),
-        ("c0", c0, "N H"),
+        ("c0", c0, "N H?"),
     )
     lengths = check.lengths(lengths)
     reverse = check.flag("reverse", reverse)
@@ -217,7 +218,9 @@ def lstm_backward(dh: Any, cache: Cache, *, dh_n: Any = None, dc_n: Any = None) 
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
     check = Arguments(function, cache.dims)
-    dh, dh_n, dc_n = check.floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), ("dc_n", dc_n, "N H"), dtype=cache.dtype)
+    dh, dh_n, dc_n = check.floats(
+        ("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), ("dc_n", dc_n, "N H?"), dtype=cache.dtype
+    )
     given_c0, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.lstm_backward(dh, kept, dh_n=dh_n, dc_n=dc_n)

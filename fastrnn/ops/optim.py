@@ -148,8 +148,8 @@ def _update(
     arrays = [check.settle(array, dtype) for array in arrays]
     if function == "adam":
         settings["t"] = check.number("config['t']", config.get("t", 0)) + 1
-        if settings["t"] < 1:
-            raise check.fail(ValueError, "config['t']", "be at least 0", repr(config["t"]))
+        if not (settings["t"] >= 1 and settings["t"].is_integer()):
+            raise check.fail(ValueError, "config['t']", "be a whole number, at least 0", repr(config["t"]))
 
     chosen = choose(_ROW)
     if chosen.is_reference:

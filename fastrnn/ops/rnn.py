@@ -45,7 +45,8 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
     chosen = choose(_ROW)
     rouse(chosen, product_operations(x, Wx))
     check = Arguments(function)
-    vector = np.ndim(x) == 1
+    x = check.raw("x", x)
+    vector = x.ndim == 1
     x, prev_h, Wx, Wh, b = check.floats(
         ("x", x, "D" if vector else "N D"),
         ("prev_h", prev_h, "N H"),
@@ -195,7 +196,7 @@ def rnn_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     cache = Arguments(function).cache(cache, "rnn_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H"), dtype=cache.dtype)
+    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
     if chosen.is_reference:
         out = chosen.kernels.rnn_backward(dh, cache.kept, dh_n=dh_n)
     else:

@@ -135,9 +135,9 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
 
 def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[np.ndarray, np.ndarray]:
     """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool."""
-    check.shape("y", np.shape(y), "N T")
-    check.shape("mask", np.shape(mask), "N T")
-    mask = np.asarray(mask)
+    mask = check.array("mask", mask)
+    check.shape("y", check.array("y", y).shape, "N T")
+    check.shape("mask", mask.shape, "N T")
     if mask.dtype.kind != "b":
         if mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all():
             raise check.fail(TypeError, "mask", "be boolean, or all 0 and 1", f"dtype {mask.dtype}")
