@@ -27,12 +27,16 @@ namespace {
 
 constexpr int warps_of_rows = 4;       // a block of softmax_warp_kernel
 constexpr int most_in_registers = 32;  // elements of a lane
-constexpr int unrolled = 8;            // loads under way in the kernels of longer rows
 constexpr int most_threads = 1024;     // of a block
+constexpr int long_threads = 512;      // of softmax_long_kernel, which needs more registers
 constexpr int most_warps = most_threads / warp_size;
 constexpr int column_groups = 8;            // rows that a block of column_sums_kernel reads at once
 constexpr int rows_in_T = 16;               // rows summed in T before double takes over
 constexpr unsigned most_blocks = 1u << 20;  // kernels stride over what is more
+
+// Loads under way in the kernels of longer rows, 32 bytes: twice as many doubles would spill.
+template <class T>
+constexpr int unrolled = 32 / sizeof(T);
 
 template <class T>
 constexpr T infinity = std::numeric_limits<T>::infinity();
@@ -150,20 +154,20 @@ __global__ void __launch_bounds__(most_threads) softmax_shared_kernel(Rows<T> in
     double* sums = shared_memory<double>();
     T* tops = reinterpret_cast<T*>(sums + most_warps);
     T* row = reinterpret_cast<T*>(sums + 2 * most_warps);
-    const Index step = Index(blockDim.x) * unrolled;
+    const Index step = Index(blockDim.x) * unrolled<T>;
     for_rows_that_count(in, out, [&](Index i) {
         const Index word = in.y(in.number(i));
         const T chosen = in.score(i, word);  // before the barriers, after which the gradient takes its place
         T top = -infinity<T>;
         for (Index start = threadIdx.x; start < in.V; start += step) {
-            T x[unrolled];
+            T x[unrolled<T>];
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 x[k] = j < in.V ? in.score(i, j) : -infinity<T>;
             }
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 if (j < in.V) row[j] = x[k];
                 top = larger(top, x[k]);
@@ -174,7 +178,7 @@ __global__ void __launch_bounds__(most_threads) softmax_shared_kernel(Rows<T> in
         for (Index start = threadIdx.x; start < in.V; start += step) {
             T part = 0;
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 if (j < in.V) part += row[j] = std::exp(row[j] - top);
             }
@@ -189,30 +193,30 @@ __global__ void __launch_bounds__(most_threads) softmax_shared_kernel(Rows<T> in
 }
 
 template <class T>
-__global__ void __launch_bounds__(most_threads) softmax_long_kernel(Rows<T> in, Results<T> out) {
+__global__ void __launch_bounds__(long_threads) softmax_long_kernel(Rows<T> in, Results<T> out) {
     double* sums = shared_memory<double>();
     T* tops = reinterpret_cast<T*>(sums + most_warps);
-    const Index step = Index(blockDim.x) * unrolled;
+    const Index step = Index(blockDim.x) * unrolled<T>;
     for_rows_that_count(in, out, [&](Index i) {
         const Index word = in.y(in.number(i));
         const T chosen = in.score(i, word);
         T mine = -infinity<T>;
         double sum = 0;  // of exponentials under `mine`
         for (Index start = threadIdx.x; start < in.V; start += step) {
-            T x[unrolled], higher = mine, part = 0;
+            T x[unrolled<T>], higher = mine, part = 0;
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 x[k] = j < in.V ? in.score(i, j) : -infinity<T>;
             }
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) higher = larger(higher, x[k]);
+            for (int k = 0; k < unrolled<T>; ++k) higher = larger(higher, x[k]);
             if (!(higher == mine)) sum *= std::exp(static_cast<double>(mine) - static_cast<double>(higher));
             mine = higher;
             // Where nothing but -infinity was met, exponentials are 0, not those of -infinity less itself.
             const T under = mine == -infinity<T> ? T(0) : mine;
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) part += std::exp(x[k] - under);
+            for (int k = 0; k < unrolled<T>; ++k) part += std::exp(x[k] - under);
             sum += part;
         }
         const T top = block_max(mine, tops);
@@ -221,14 +225,14 @@ __global__ void __launch_bounds__(most_threads) softmax_long_kernel(Rows<T> in, 
         sum = block_sum(sum, sums);
         const T scale = static_cast<T>(out.scale), factor = static_cast<T>(out.scale / sum);
         for (Index start = threadIdx.x; start < in.V; start += step) {
-            T x[unrolled];
+            T x[unrolled<T>];
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 x[k] = j < in.V ? in.score(i, j) : T(0);
             }
 #pragma unroll
-            for (int k = 0; k < unrolled; ++k) {
+            for (int k = 0; k < unrolled<T>; ++k) {
                 const Index j = start + k * Index(blockDim.x);
                 if (j < in.V) out.dx[i * in.V + j] = std::exp(x[k] - top) * factor - (j == word ? scale : T(0));
             }
@@ -319,10 +323,10 @@ Error turn_into_gradient(cudaStream_t stream, const Rows<T>& in, const Results<T
     const cudaError_t error = current_device(device);
     if (error != cudaSuccess) return error;
     const std::size_t bytes = reduction_bytes + static_cast<std::size_t>(in.V) * sizeof(T);
-    const dim3 threads = threads_for(in.V, 2 * unrolled);
+    const dim3 threads = threads_for(in.V, 2 * unrolled<T>);
     if (bytes <= device.shared)
         return launch(softmax_shared_kernel<T>, blocks_for(in.R), threads, bytes, stream, in, out);
-    return launch(softmax_long_kernel<T>, blocks_for(in.R), threads, reduction_bytes, stream, in, out);
+    return launch(softmax_long_kernel<T>, blocks_for(in.R), dim3(long_threads), reduction_bytes, stream, in, out);
 }
 
 }  // namespace
