@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(most_threads) softmax_shared_kernel(Rows<T> in
 }
 
 template <class T>
-__global__ void __launch_bounds__(long_threads) softmax_long_kernel(Rows<T> in, Results<T> out) {
+__global__ void __launch_bounds__(long_threads, 1) softmax_long_kernel(Rows<T> in, Results<T> out) {
     double* sums = shared_memory<double>();
     T* tops = reinterpret_cast<T*>(sums + most_warps);
     const Index step = Index(blockDim.x) * unrolled<T>;
