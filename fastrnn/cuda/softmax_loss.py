@@ -97,7 +97,7 @@ def vocab_softmax_loss(
 
 
 def _product(a: Any, b: Any, out: Any, add: bool = False) -> None:
-    """``out = a b``, or ``out += a b`` with `add`, in the C-contiguous `out`; a and b, too, or their transposes, are."""
+    """``out = a b``, or ``out += a b`` with `add`, in the C-contiguous `out`; a and b are so, or their transposes."""
     if not out.size:
         return
     if not a.shape[1]:
