@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EMULATED := build/emulated_amx
 # Installing again is needed when these change; Python files are used in place.
-BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(wildcard fastrnn/*.pyx csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu))
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt csrc/cuda/ptxas_report.py $(CPP)
+# Where nvcc is found, an installation for developers compiles the CUDA kernels for these alone: one below tensor cores
+# and asynchronous copies, one with them. `pip install .` and wheels have all that CMakeLists.txt names.
+CUDA_ARCHITECTURES ?= 75,90a
+DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme clean
+.PHONY: help demo test emulate-amx lint format bench readme cuda-report test-gpu bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +24,7 @@ demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accu
 
 test: lint ## linters, formatters, types, every kernel against the oracle, all tests
 	@$(BIN)/fastrnn check
-	@$(BIN)/python -m pytest
+	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest
 
 # From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
 emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
@@ -40,19 +44,34 @@ emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, bui
 lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/clang-format --dry-run --Werror $(CPP)
+	@$(BIN)/clang-format --dry-run --Werror $(CPP) $(wildcard tests/*.cpp)
 	@$(BIN)/mypy
 
 format: $(INSTALLED) ## format Python and C++ in place
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
-	@$(BIN)/clang-format -i $(CPP)
+	@$(BIN)/clang-format -i $(CPP) $(wildcard tests/*.cpp)
 
 bench: $(INSTALLED) ## time every kernel against its peers, and append the rows to bench/results.csv
 	@$(BIN)/fastrnn bench --record bench/results.csv
 
 readme: $(INSTALLED) ## write the speed table of README.md anew from bench/results.csv
 	@$(BIN)/python bench/update_readme.py
+
+cuda-report: $(BIN)/python ## build a wheel with the CUDA kernels for all architectures; show registers and spills of each
+	@echo "Building into build/wheel; the log is build/cuda-report.log"
+	@mkdir -p build && rm -f build/cuda-report.txt
+	@SKBUILD_CMAKE_DEFINE='FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_REPORT=$(CURDIR)/build/cuda-report.txt' \
+		$(BIN)/python -m pip wheel --disable-pip-version-check -v --no-deps -w build/wheel . > build/cuda-report.log 2>&1 \
+		|| { cat build/cuda-report.txt 2> /dev/null || tail -n 40 build/cuda-report.log; grep -ohE '✗.*' build/cuda-report.log; exit 1; }
+	@cat build/cuda-report.txt 2> /dev/null || { grep -ohE '✗ CUDA.*' build/cuda-report.log; exit 1; }
+	@grep -ohE '^ *CUDA: of .*' build/cuda-report.log
+
+test-gpu: ## on a machine with an NVIDIA GPU: build offline, in the environment of PYTHON, and test the CUDA kernels
+	@$(PYTHON) .ci/gpu.py test
+
+bench-gpu: ## likewise: time the CUDA kernels beside PyTorch, and append the rows to bench/results.csv
+	@$(PYTHON) .ci/gpu.py bench
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist *.egg-info fastrnn/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -65,7 +84,7 @@ $(BIN)/python:
 
 $(INSTALLED): $(BUILD_INPUTS) | $(BIN)/python
 	@echo "Installing into $(VENV) and building; the log is $(VENV)/install.log"
-	@SKBUILD_CMAKE_DEFINE=FASTRNN_WARNINGS_AS_ERRORS=ON $(BIN)/python -m pip install --disable-pip-version-check -v -e '.[dev]' > $(VENV)/install.log 2>&1 \
+	@SKBUILD_CMAKE_DEFINE='$(DEVELOPERS)' $(BIN)/python -m pip install --disable-pip-version-check -v -e '.[dev]' > $(VENV)/install.log 2>&1 \
 		|| { tail -n 40 $(VENV)/install.log; echo "✗ the installation failed; all of it is in $(VENV)/install.log"; exit 1; }
 	@grep -ohE '(✓|✗).*' $(VENV)/install.log | awk '!seen[$$0]++' || true
 	@touch $@

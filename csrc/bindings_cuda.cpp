@@ -111,6 +111,77 @@ void by_dtype(const Array& like, F&& f) {
 
 // ---- softmax_loss ---------------------------------------------------------------------------------------------------
 
+void temporal_softmax_loss(std::uintptr_t stream, Array x, Array y, Array mask, Index count, Array row_loss, Array dx) {
+    by_dtype(x, [&](auto like) {
+        using T = decltype(like);
+        const View v(x);
+        check("temporal_softmax_loss",
+              cuda::temporal_softmax_loss<T>(stream_of(stream), v.shape[0], v.shape[1], matrix<T>(x), vec<Index>(y),
+                                             vec<unsigned char>(mask), count, output<double>(row_loss), output<T>(dx)));
+    });
+}
+
+void total_loss(std::uintptr_t stream, Array losses, double divisor, Array total) {
+    by_dtype(total, [&](auto like) {
+        using T = decltype(like);
+        const View v(losses);
+        check("total_loss",
+              cuda::total_loss<T>(stream_of(stream), v.shape[0], v.pointer<double>(), divisor, output<T>(total)));
+    });
+}
+
+const Index* optional_rows(const Optional& rows) {
+    return rows.is_none() ? nullptr : output<Index>(rows);
+}
+
+void take_rows(std::uintptr_t stream, Array h, Array mask, Optional rows, Index first, Array out) {
+    by_dtype(h, [&](auto like) {
+        using T = decltype(like);
+        const View to(out);
+        check("take_rows", cuda::take_rows<T>(stream_of(stream), to.shape[0], to.shape[1], View(h).shape[1], cube<T>(h),
+                                              vec<unsigned char>(mask), optional_rows(rows), first, to.pointer<T>()));
+    });
+}
+
+void put_rows(std::uintptr_t stream, Array from, Array rows, Index first, Array dh) {
+    by_dtype(from, [&](auto like) {
+        using T = decltype(like);
+        const View v(from);
+        check("put_rows", cuda::put_rows<T>(stream_of(stream), v.shape[0], v.shape[1], v.pointer<T>(),
+                                            output<Index>(rows), first, output<T>(dh)));
+    });
+}
+
+void clear_masked(std::uintptr_t stream, Array mask, Array dh) {
+    by_dtype(dh, [&](auto like) {
+        using T = decltype(like);
+        const View v(dh);
+        check("clear_masked", cuda::clear_masked<T>(stream_of(stream), v.shape[0], v.shape[1], vec<unsigned char>(mask),
+                                                    v.pointer<T>()));
+    });
+}
+
+void softmax_chunk(std::uintptr_t stream, Array scores, Array b, Array y, Array mask, Optional rows, Index first,
+                   Index count, Array row_loss) {
+    by_dtype(scores, [&](auto like) {
+        using T = decltype(like);
+        const View v(scores);
+        check("vocab_softmax_loss",
+              cuda::softmax_chunk<T>(stream_of(stream), v.shape[0], v.shape[1], v.pointer<T>(), vec<T>(b),
+                                     vec<Index>(y), vec<unsigned char>(mask), optional_rows(rows), first, count,
+                                     output<double>(row_loss)));
+    });
+}
+
+void column_sums(std::uintptr_t stream, Array a, bool add, Array sums) {
+    by_dtype(a, [&](auto like) {
+        using T = decltype(like);
+        const View v(a);
+        check("column_sums",
+              cuda::column_sums<T>(stream_of(stream), v.shape[0], v.shape[1], v.pointer<T>(), add, output<T>(sums)));
+    });
+}
+
 // ---- gram -----------------------------------------------------------------------------------------------------------
 
 // ---- image_losses ---------------------------------------------------------------------------------------------------
@@ -126,8 +197,8 @@ void squared_distance(std::uintptr_t stream, Array a, Array b, Array partial) {
 void scaled_difference(std::uintptr_t stream, Array a, Array b, double scale, Array out) {
     by_dtype(a, [&](auto like) {
         using T = decltype(like);
-        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a),
-                                                              vec<T>(b), scale, output<T>(out)));
+        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a), vec<T>(b),
+                                                              scale, output<T>(out)));
     });
 }
 
@@ -173,6 +244,13 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     // ---- embedding ----
 
     // ---- softmax_loss ----
+    m.def("temporal_softmax_loss", &temporal_softmax_loss);
+    m.def("total_loss", &total_loss);
+    m.def("take_rows", &take_rows);
+    m.def("put_rows", &put_rows);
+    m.def("clear_masked", &clear_masked);
+    m.def("softmax_chunk", &softmax_chunk);
+    m.def("column_sums", &column_sums);
 
     // ---- gram ----
 
@@ -190,7 +268,7 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
         [](int sms, std::size_t shared, int major, int minor, unsigned seed) {
             cuda::host::settings() = {sms, shared, major, minor, seed};
         },
-        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0,
-        py::arg("seed") = 0, "Set what the simulated device has, and the seed of the order of its threads.");
+        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0, py::arg("seed") = 0,
+        "Set what the simulated device has, and the seed of the order of its threads.");
 #endif
 }

@@ -183,8 +183,9 @@ void adam(Index n, const T* w, const T* dw, const T* m, const T* v, double lr, d
 
 }  // namespace cpu
 
-// ---- CUDA ------------------------------------------------------------------------------------------------------------
-// The same operations on device pointers, queued on a stream; nothing is waited for. Large products are the caller's
+// ---- CUDA
+// ------------------------------------------------------------------------------------------------------------ The same
+// operations on device pointers, queued on a stream; nothing is waited for. Large products are the caller's
 // (fastrnn/cuda). Each returns a cudaError_t: that of the launch, not of what a kernel may still run into.
 namespace cuda {
 
@@ -199,7 +200,33 @@ using Error = int;     // cudaError_t
 
 // ---- embedding ----
 
-// ---- softmax_loss ----
+// ---- softmax_loss: the first as above; the others are the parts of vocab_softmax_loss between its products ----
+template <class T>
+Error temporal_softmax_loss(Stream stream, Index R, Index V, Matrix<T> x, Vec<Index> y, Vec<unsigned char> mask,
+                            Index count, double* row_loss, T* dx);
+// losses (n)  ->  total (1): their sum / divisor
+template <class T>
+Error total_loss(Stream stream, Index n, const double* losses, double divisor, T* total);
+// R of the rows of a batch: those numbered rows[first], rows[first + 1], ..., all of which count; or where rows is null
+// those numbered first, first + 1, ..., some of which mask rules out.
+// h (N,steps,H)  ->  out (R,H): the rows, 0 where ruled out
+template <class T>
+Error take_rows(Stream stream, Index R, Index H, Index steps, Cube<T> h, Vec<unsigned char> mask, const Index* rows,
+                Index first, T* out);
+// from (R,H)  ->  their rows in dh
+template <class T>
+Error put_rows(Stream stream, Index R, Index H, const T* from, const Index* rows, Index first, T* dh);
+// dh (R,H) = 0 where mask is 0; nothing else is written
+template <class T>
+Error clear_masked(Stream stream, Index R, Index H, Vec<unsigned char> mask, T* dh);
+// scores (R,V) without their bias b (V); y and mask of the whole batch  ->  scores: the gradient of the loss by the
+// scores, over count; row_loss (R). Both 0 for rows ruled out.
+template <class T>
+Error softmax_chunk(Stream stream, Index R, Index V, T* scores, Vec<T> b, Vec<Index> y, Vec<unsigned char> mask,
+                    const Index* rows, Index first, Index count, double* row_loss);
+// a (R,V)  ->  sums (V) of its columns, or with `add` those added to what is there
+template <class T>
+Error column_sums(Stream stream, Index R, Index V, const T* a, bool add, T* sums);
 
 // ---- gram ----
 

@@ -43,6 +43,7 @@ struct Fiber {
     dim3 block_index, thread_index;
     unsigned number;  // in its block
     bool done = false;
+    bool paused = false;                  // it gave up its turn to wait for another block
     const unsigned* waits_for = nullptr;  // until this is no longer:
     unsigned value = 0;
     std::vector<std::vector<Copy>> groups;  // committed, the oldest first
@@ -126,20 +127,26 @@ void run_blocks(const std::vector<dim3>& blocks, dim3 block, std::size_t shared,
     }
     std::vector<std::size_t> order(fibers.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    // Blocks that wait for each other spin: rounds in which nobody does anything else.
+    constexpr int most_idle_rounds = 1000;
+    int idle_rounds = 0;
     for (std::size_t left = fibers.size(); left;) {
         if (settings().seed) std::shuffle(order.begin(), order.end(), random);
-        bool moved = false;
+        bool moved = false, waited = false;
         for (std::size_t i : order) {
             Fiber& f = fibers[i];
             if (f.done || (f.waits_for && *f.waits_for == f.value)) continue;
-            moved = true;
             current = &f;
             block_index = f.block_index;
             thread_index = f.thread_index;
+            f.paused = false;
             swapcontext(&scheduler, &f.context);
             left -= f.done;
+            (f.paused ? waited : moved) = true;
         }
-        if (!moved) give_up("every thread waits for another: a barrier that some threads never reach");
+        idle_rounds = moved ? 0 : idle_rounds + 1;
+        if (idle_rounds > (waited ? most_idle_rounds : 0))
+            give_up("every thread waits for another: a barrier that some threads never reach");
     }
     current = nullptr;
 }
@@ -208,6 +215,7 @@ const std::uint64_t* exchange(unsigned mask, std::uint64_t mine) {
 }
 
 void yield() {
+    current->paused = true;
     leave();
 }
 
