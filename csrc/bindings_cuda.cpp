@@ -3,7 +3,11 @@
 // in fastrnn/ops; nothing here waits for the device.
 #include <pybind11/pybind11.h>
 
+#include <functional>
+#include <initializer_list>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "cuda/check.h"
 #include "kernels.h"
@@ -126,8 +130,8 @@ void squared_distance(std::uintptr_t stream, Array a, Array b, Array partial) {
 void scaled_difference(std::uintptr_t stream, Array a, Array b, double scale, Array out) {
     by_dtype(a, [&](auto like) {
         using T = decltype(like);
-        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a),
-                                                              vec<T>(b), scale, output<T>(out)));
+        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a), vec<T>(b),
+                                                              scale, output<T>(out)));
     });
 }
 
@@ -150,6 +154,70 @@ void tv_loss_backward(std::uintptr_t stream, Array img, double scale, Array dimg
 }
 
 // ---- optim ----------------------------------------------------------------------------------------------------------
+
+// Lists of arrays, a list for each of a rule's arrays, all lists of one length, as the tables of the kernels.
+template <class T>
+struct Lists {
+    std::vector<Index> sizes;
+    std::vector<T*> arrays;
+    Index count;
+
+    explicit Lists(std::initializer_list<py::list> lists) : count(static_cast<Index>(lists.begin()->size())) {
+        for (const py::list& list : lists) {
+            if (static_cast<Index>(list.size()) != count)
+                throw py::value_error("fastrnn._cuda: lists of one call must have one length");
+            for (const py::handle array : list) {
+                const View v(py::reinterpret_borrow<Array>(array));
+                arrays.push_back(v.pointer<T>());
+                const Index size = std::accumulate(v.shape, v.shape + v.axes, Index(1), std::multiplies<>());
+                if (&list == lists.begin())
+                    sizes.push_back(size);
+                else if (sizes[(arrays.size() - 1) % static_cast<std::size_t>(count)] != size)
+                    throw py::value_error("fastrnn._cuda: arrays of one update must have one size");
+            }
+        }
+    }
+};
+
+using Arrays = py::list;
+
+void sgd(std::uintptr_t stream, Arrays w, Arrays dw, double lr, Arrays out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, out};
+        check("sgd", cuda::sgd(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr));
+    });
+}
+
+void sgd_momentum(std::uintptr_t stream, Arrays w, Arrays dw, Arrays v, double lr, double momentum, Arrays out,
+                  Arrays v_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, v, out, v_out};
+        check("sgd_momentum",
+              cuda::sgd_momentum(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, momentum));
+    });
+}
+
+void rmsprop(std::uintptr_t stream, Arrays w, Arrays dw, Arrays cache, double lr, double decay, double epsilon,
+             Arrays out, Arrays cache_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, cache, out, cache_out};
+        check("rmsprop",
+              cuda::rmsprop(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, decay, epsilon));
+    });
+}
+
+void adam(std::uintptr_t stream, Arrays w, Arrays dw, Arrays m, Arrays v, double lr, double beta1, double beta2,
+          double epsilon, double t, Arrays out, Arrays m_out, Arrays v_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, m, v, out, m_out, v_out};
+        check("adam",
+              cuda::adam(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, beta1, beta2, epsilon, t));
+    });
+}
 
 }  // namespace
 }  // namespace fastrnn
@@ -183,6 +251,10 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     m.def("tv_loss_backward", &tv_loss_backward);
 
     // ---- optim ----
+    m.def("sgd", &sgd);
+    m.def("sgd_momentum", &sgd_momentum);
+    m.def("rmsprop", &rmsprop);
+    m.def("adam", &adam);
 
 #if defined(FASTRNN_CUDA_ON_HOST)
     m.def(
@@ -190,7 +262,7 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
         [](int sms, std::size_t shared, int major, int minor, unsigned seed) {
             cuda::host::settings() = {sms, shared, major, minor, seed};
         },
-        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0,
-        py::arg("seed") = 0, "Set what the simulated device has, and the seed of the order of its threads.");
+        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0, py::arg("seed") = 0,
+        "Set what the simulated device has, and the seed of the order of its threads.");
 #endif
 }

@@ -183,8 +183,9 @@ void adam(Index n, const T* w, const T* dw, const T* m, const T* v, double lr, d
 
 }  // namespace cpu
 
-// ---- CUDA ------------------------------------------------------------------------------------------------------------
-// The same operations on device pointers, queued on a stream; nothing is waited for. Large products are the caller's
+// ---- CUDA
+// ------------------------------------------------------------------------------------------------------------ The same
+// operations on device pointers, queued on a stream; nothing is waited for. Large products are the caller's
 // (fastrnn/cuda). Each returns a cudaError_t: that of the launch, not of what a kernel may still run into.
 namespace cuda {
 
@@ -213,7 +214,19 @@ Error tv_loss(Stream stream, Index P, Index H, Index W, Cube<T> img, double* par
 template <class T>
 Error tv_loss_backward(Stream stream, Index P, Index H, Index W, Cube<T> img, double scale, T* dimg);
 
-// ---- optim ----
+// ---- optim: `count` arrays at once, contiguous ones, of sizes[i] elements ----
+// arrays, by rows of `count` pointers: w, dw, the rule's state; the new w, the new state. An output may be the very
+// array of an input. Both tables are on the host, and read before return.
+template <class T>
+Error sgd(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr);
+template <class T>
+Error sgd_momentum(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double momentum);
+template <class T>
+Error rmsprop(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double decay,
+              double epsilon);
+template <class T>
+Error adam(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double beta1, double beta2,
+           double epsilon, double t);
 
 }  // namespace cuda
 }  // namespace fastrnn
