@@ -113,9 +113,88 @@ void by_dtype(const Array& like, F&& f) {
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
+void first_bad_id(std::uintptr_t stream, Array ids, Index V, Array position) {
+    check("first_bad_id",
+          cuda::first_bad_id(stream_of(stream), View(ids).shape[0], vec<Index>(ids), V, output<Index>(position)));
+}
+
+Index word_embedding_buffers(Index n, Index V, Index D, Index itemsize) {
+    Index size = 0;
+    check("word_embedding_buffers", cuda::word_embedding_buffers(n, V, D, itemsize, &size));
+    return size;
+}
+
+void word_embedding_forward(std::uintptr_t stream, Array ids, Array W, Array out) {
+    by_dtype(W, [&](auto like) {
+        using T = decltype(like);
+        check("word_embedding_forward",
+              cuda::word_embedding_forward<T>(stream_of(stream), View(ids).shape[0], View(W).shape[1], vec<Index>(ids),
+                                              matrix<T>(W), output<T>(out)));
+    });
+}
+
+void word_embedding_backward(std::uintptr_t stream, Array ids, Array dout, Array workspace, Array dW, bool add) {
+    by_dtype(dW, [&](auto like) {
+        using T = decltype(like);
+        const View to(dW);
+        check("word_embedding_backward",
+              cuda::word_embedding_backward<T>(stream_of(stream), View(ids).shape[0], to.shape[0], to.shape[1],
+                                               vec<Index>(ids), matrix<T>(dout), output<Index>(workspace),
+                                               to.pointer<T>(), to.strides[0], to.strides[1], add));
+    });
+}
+
+void word_embedding_sort(std::uintptr_t stream, Array ids, Index V, Index D, Index itemsize, Array workspace) {
+    check("word_embedding_sort", cuda::word_embedding_sort(stream_of(stream), View(ids).shape[0], V, D, itemsize,
+                                                           vec<Index>(ids), output<Index>(workspace)));
+}
+
+void word_embedding_sparse(std::uintptr_t stream, Array dout, Index V, Array workspace, Array rows, Array values) {
+    by_dtype(values, [&](auto like) {
+        using T = decltype(like);
+        const View v(values);
+        check("word_embedding_sparse", cuda::word_embedding_sparse<T>(
+                                           stream_of(stream), View(dout).shape[0], V, v.shape[1], matrix<T>(dout),
+                                           output<Index>(workspace), v.shape[0], output<Index>(rows), v.pointer<T>()));
+    });
+}
+
 // ---- softmax_loss ---------------------------------------------------------------------------------------------------
 
 // ---- gram -----------------------------------------------------------------------------------------------------------
+
+py::tuple gram_cut(Index N, Index C, Index P, Index itemsize) {
+    Index tiles = 0, parts = 0, part_k = 0;
+    check("gram_cut", itemsize == 4 ? cuda::gram_cut<float>(N, C, P, &tiles, &parts, &part_k)
+                                    : cuda::gram_cut<double>(N, C, P, &tiles, &parts, &part_k));
+    return py::make_tuple(tiles, parts, part_k);
+}
+
+py::tuple gram_buffers(Index N, Index C, Index P, Index itemsize) {
+    BufferSizes b{};
+    check("gram_buffers",
+          itemsize == 4 ? cuda::gram_buffers<float>(N, C, P, &b) : cuda::gram_buffers<double>(N, C, P, &b));
+    return py::make_tuple(b.forward, b.backward);
+}
+
+void gram_matrix(std::uintptr_t stream, Array f, double scale, Array workspace, Array g) {
+    by_dtype(f, [&](auto like) {
+        using T = decltype(like);
+        const View v(f);
+        check("gram_matrix", cuda::gram_matrix<T>(stream_of(stream), v.shape[0], v.shape[1], v.shape[2], cube<T>(f),
+                                                  scale, output<T>(workspace), output<T>(g)));
+    });
+}
+
+void gram_backward(std::uintptr_t stream, Array dg, Array f, double scale, Array workspace, Array df) {
+    by_dtype(f, [&](auto like) {
+        using T = decltype(like);
+        const View v(f), to(df);
+        check("gram_backward", cuda::gram_backward<T>(stream_of(stream), v.shape[0], v.shape[1], v.shape[2],
+                                                      cube<T>(dg), cube<T>(f), scale, output<T>(workspace),
+                                                      to.pointer<T>(), to.strides[0], to.strides[1], to.strides[2]));
+    });
+}
 
 // ---- image_losses ---------------------------------------------------------------------------------------------------
 
@@ -239,10 +318,20 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     // ---- gru ----
 
     // ---- embedding ----
+    m.def("first_bad_id", &first_bad_id);
+    m.def("word_embedding_buffers", &word_embedding_buffers);
+    m.def("word_embedding_forward", &word_embedding_forward);
+    m.def("word_embedding_backward", &word_embedding_backward);
+    m.def("word_embedding_sort", &word_embedding_sort);
+    m.def("word_embedding_sparse", &word_embedding_sparse);
 
     // ---- softmax_loss ----
 
     // ---- gram ----
+    m.def("gram_cut", &gram_cut);
+    m.def("gram_buffers", &gram_buffers);
+    m.def("gram_matrix", &gram_matrix);
+    m.def("gram_backward", &gram_backward);
 
     // ---- image_losses ----
     m.def("squared_distance", &squared_distance);

@@ -8,9 +8,9 @@
 // Bytes an element, float32 (float64: twice): sgd 12, sgd_momentum 20, rmsprop 20, adam 28, each read or written once.
 // Floor on an H100 (3.35 TB/s): Adam of 10 million weights, 280 MB, 84 us. Arithmetic: Adam makes some 50 operations
 // an element, a division and a root as IEEE rounds them included: 0.4 clocks of an SM beside 1.9 for its bytes.
-// Loads in flight, Adam: 2,048 threads of an SM with four loads of 16 bytes each, 131 KB, beside the 15 KB or so that
-// hide 600 ns of latency; so a thread does not hold more than one pack at a time. Sums need no order: an element's
-// result depends on that element alone.
+// Loads in flight, Adam: an SM's 1,024 threads (60 registers each) with four loads of 16 bytes, 64 KB, beside the 15 KB
+// or so that hide 600 ns of latency; so a thread need not hold more than one pack at a time. Sums need no order: an
+// element's result depends on that element alone.
 #include <cmath>
 
 #include "pack.h"
