@@ -208,17 +208,13 @@ __device__ __forceinline__ void add_items(P& acc, const Sorted& list, const Part
 template <class P, class T>
 __device__ void add_word(P& acc, const Sorted& list, const Parts<T>& parts, const Matrix<T>& dout, Index column,
                          Index begin, Index end) {
-    int level = 0;
-    for (; level < parts.levels; ++level) {
+    // One loop for both ways: the sums are in the code once, and take registers once.
+    bool up = true;
+    for (int level = 0; level >= 0; level += up ? 1 : -1) {
         const int bits = level * radix_bits;
-        const Index chunk = radix << bits, up = (begin + chunk - 1) & -chunk;
-        if (up + chunk > end) break;
-        add_items(acc, list, parts, dout, column, level, begin >> bits, (up - begin) >> bits);
-        begin = up;
-    }
-    for (; level >= 0; --level) {
-        const int bits = level * radix_bits;
-        const Index count = (end - begin) >> bits;
+        const Index chunk = radix << bits, border = (begin + chunk - 1) & -chunk;
+        up = up && level < parts.levels && border + chunk <= end;
+        const Index count = ((up ? border : end) - begin) >> bits;
         add_items(acc, list, parts, dout, column, level, begin >> bits, count);
         begin += count << bits;
     }
@@ -264,7 +260,7 @@ __global__ void __launch_bounds__(part_threads, 2)
 
 // dW, rows of `rows_of_tile` a block, a slab of `lanes` packs of columns.
 template <class P, class T>
-__global__ void __launch_bounds__(threads, 3)
+__global__ void __launch_bounds__(threads, 4)
     dense_kernel(Sorted list, Parts<T> parts, Matrix<T> dout, Index V, Index D, int lanes, Index slabs, T* dW) {
     Index* starts = shared_memory<Index>();  // of the tile's words and of the one after
     const int groups = threads / lanes, rows = groups * tile_rows;
@@ -289,7 +285,7 @@ __global__ void __launch_bounds__(threads, 3)
 
 // Rows of the words that occur, a group each: added to row `id` of `to`, or (rows not null) written as row i of it.
 template <class P, class T>
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(threads, 4)
     listed_kernel(Sorted list, Parts<T> parts, Matrix<T> dout, const Index* words, const Index* starts, Index D,
                   int lanes, Index slabs, T* to, Index row, Index col, Index* rows) {
     const Index slab = blockIdx.x % slabs, i = blockIdx.x / slabs * (threads / lanes) + threadIdx.x / lanes;

@@ -197,6 +197,11 @@ constexpr std::size_t ring_bytes =
 constexpr int mma_threads = 128, mma_depth = 32, mma_stages = 3;
 constexpr int mma_rows = 2, mma_columns = 4;  // mma tiles of a warp
 
+template <bool value_>
+struct Flag {
+    static constexpr bool value = value_;
+};
+
 struct Split {
     std::uint32_t big, small;
     __device__ __forceinline__ explicit Split(float x) {
@@ -276,18 +281,12 @@ __global__ void __launch_bounds__(mma_threads, 3) mma_kernel(const Product<float
 #pragma unroll
                 for (int e = 0; e < 4; ++e) sum[i][j][e] += big[i][j][e];
     };
-    struct All {
-        static constexpr bool value = true;
-    };
-    struct Some {
-        static constexpr bool value = false;
-    };
     over_slabs<float, a_rows_run, b_rows_run, mma_depth, mma_stages, mma_threads>(
         p, at, [&](const float* a, const float* b, int) {
             if (wanted == (1u << mma_rows * mma_columns) - 1)
-                products(a, b, All());
+                products(a, b, Flag<true>());
             else if (wanted)
-                products(a, b, Some());
+                products(a, b, Flag<false>());
         });
 #pragma unroll
     for (int i = 0; i < mma_rows; ++i)
