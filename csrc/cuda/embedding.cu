@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(part_threads, 2)
 
 // dW, rows of `rows_of_tile` a block, a slab of `lanes` packs of columns.
 template <class P, class T>
-__global__ void __launch_bounds__(threads, 4)
+__global__ void __launch_bounds__(threads, 3)
     dense_kernel(Sorted list, Parts<T> parts, Matrix<T> dout, Index V, Index D, int lanes, Index slabs, T* dW) {
     Index* starts = shared_memory<Index>();  // of the tile's words and of the one after
     const int groups = threads / lanes, rows = groups * tile_rows;
@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(threads, 4)
 
 // Rows of the words that occur, a group each: added to row `id` of `to`, or (rows not null) written as row i of it.
 template <class P, class T>
-__global__ void __launch_bounds__(threads, 4)
+__global__ void __launch_bounds__(threads, 3)
     listed_kernel(Sorted list, Parts<T> parts, Matrix<T> dout, const Index* words, const Index* starts, Index D,
                   int lanes, Index slabs, T* to, Index row, Index col, Index* rows) {
     const Index slab = blockIdx.x % slabs, i = blockIdx.x / slabs * (threads / lanes) + threadIdx.x / lanes;

@@ -26,7 +26,7 @@
 //
 // Floors on an H100 (3.35 TB/s, 132 SMs at 1.75 GHz):
 //   (1,64,512²)  Gram 67 MB, 20 us; 1.09 G multiply-adds of the one tile's 20 of 32 mma tiles on or above the diagonal
-//                take 13 us at 220 a clock. About 256 parts. (FMA: 1.07 G of the whole tile, 36 us at best.)
+//                take 13 us at 220 a clock. 256 parts. (FMA: 1.07 G of the whole tile, 36 us at best.)
 //                Gradient 134 MB, 40 us; 1.07 G multiply-adds, 21 us.
 //   (8,512,28²)  Gram 12.8 MB in, 8.4 MB out, 6.3 us; 288 tiles of 3.2 M: 0.92 G multiply-adds, 18 us if evenly
 //                spread; 288 blocks on 132 SMs are not: 25 us. In two parts: 21 us, and the partial tiles' 19 MB.
@@ -76,7 +76,8 @@ struct Slab {
                                                 Index end) {
         constexpr int n = Pack<T>::size, line = rows_run ? tile : depth;
         const T* data = from.data + batch * from.batch + row0 * from.row + k0 * from.k;
-        const Index rows = from.rows - row0, ks = least(end, from.size_k) - k0;
+        const int rows = static_cast<int>(least<Index>(tile, from.rows - row0));
+        const int ks = static_cast<int>(least<Index>(depth, least(end, from.size_k) - k0));
         if (from.packs) {
 #pragma unroll
             for (int i = 0; i < tile * depth / n / threads; ++i) {
@@ -121,18 +122,21 @@ __host__ __device__ inline void triangle(Index index, Index& row, Index& column)
 }
 
 struct Place {
-    Index batch, row, column, part;  // row and column: of tiles
+    int batch, row, column, part;  // row and column: of tiles
     template <class T>
     __device__ explicit Place(const Product<T>& p, Index number) {
-        part = number % p.parts;
+        Index i, j;
         const Index t = number / p.parts % p.tiles;
-        batch = number / p.parts / p.tiles;
         if (p.symmetric) {
-            triangle(t, row, column);
+            triangle(t, i, j);
         } else {
-            row = t % p.tiles_a;
-            column = t / p.tiles_a;
+            i = t % p.tiles_a;
+            j = t / p.tiles_a;
         }
+        row = static_cast<int>(i);
+        column = static_cast<int>(j);
+        part = static_cast<int>(number % p.parts);
+        batch = static_cast<int>(number / p.parts / p.tiles);
     }
     template <class T>
     __device__ __forceinline__ bool diagonal(const Product<T>& p) const {
@@ -143,7 +147,7 @@ struct Place {
 // Element (i,j) of the block's tile, into the result or its mirror image too.
 template <class T>
 __device__ __forceinline__ void store(const Product<T>& p, const Place& at, int i, int j, T x) {
-    const Index row = at.row * tile + i, column = at.column * tile + j;
+    const Index row = Index(at.row) * tile + i, column = Index(at.column) * tile + j;
     if (row >= p.a.rows || column >= p.b.rows || (p.symmetric && row > column)) return;
     T* out = p.out + at.batch * p.out_batch;
     x *= p.scale;
@@ -166,14 +170,15 @@ __device__ __forceinline__ void over_slabs(const Product<T>& p, const Place& at,
     using A = Slab<T, a_rows_run, depth>;
     using B = Slab<T, b_rows_run, depth>;
     T* ring = shared_memory<T>();
-    const Index begin = at.part * p.part_k, end = least(p.k, begin + p.part_k);
+    const Index begin = Index(at.part) * p.part_k, end = least(p.k, begin + p.part_k);
     const int slabs = static_cast<int>(ceil_div(end - begin, depth));
     const bool same = at.diagonal(p);  // one slab is both
     const auto load = [&](int s) {
         if (s < slabs) {
             T* to = ring + s % stages * (A::size + B::size);
-            A::template load<threads>(to, p.a, at.batch, at.row * tile, begin + s * depth, end);
-            if (!same) B::template load<threads>(to + A::size, p.b, at.batch, at.column * tile, begin + s * depth, end);
+            A::template load<threads>(to, p.a, at.batch, Index(at.row) * tile, begin + s * depth, end);
+            if (!same)
+                B::template load<threads>(to + A::size, p.b, at.batch, Index(at.column) * tile, begin + s * depth, end);
         }
         copy_async_commit();  // empty at the end, so that the count of groups stays right
     };
@@ -225,7 +230,7 @@ __global__ void __launch_bounds__(mma_threads, 3) mma_kernel(const Product<float
     for (int i = 0; i < mma_rows; ++i)
         for (int j = 0; j < mma_columns; ++j) {
             const int row = row0 + 16 * i, column = column0 + 8 * j;
-            const bool there = at.row * tile + row < p.a.rows && at.column * tile + column < p.b.rows;
+            const bool there = Index(at.row) * tile + row < p.a.rows && Index(at.column) * tile + column < p.b.rows;
             if (there && !(at.diagonal(p) && column + 7 < row)) wanted |= 1u << (i * mma_columns + j);
         }
     float sum[mma_rows][mma_columns][4] = {}, big[mma_rows][mma_columns][4], small[mma_rows][mma_columns][4] = {};
@@ -400,7 +405,8 @@ __global__ void __launch_bounds__(add_threads) add_parts_kernel(const Product<T>
     const int element = static_cast<int>(blockIdx.x % strips) * add_columns + column;
     const int i = element / tile, j = element % tile;
     const Place at(p, number * p.parts);
-    const bool wanted = at.row * tile + i < p.a.rows && at.column * tile + j < p.b.rows && !(at.diagonal(p) && i > j);
+    const bool wanted =
+        Index(at.row) * tile + i < p.a.rows && Index(at.column) * tile + j < p.b.rows && !(at.diagonal(p) && i > j);
     T sum = 0;
     if (wanted) {
         const Index begin = p.parts * segment / add_segments, end = p.parts * (segment + 1) / add_segments;
@@ -456,7 +462,7 @@ void cut(const Device& d, Index tiles, Index k, Index& parts, Index& part_k) {
     const Index depth = tensor ? mma_depth : Fma<T>::depth, step = 4 * depth;
     const Index fill = tensor ? 2 : 512 / Fma<T>::threads;
     const auto time = [&](Index n) {
-        return most(fill, ceil_div(tiles * n, d.sms)) * ceil_div(k, n * depth) + (n > 1 ? 16 : 0);
+        return most(fill, ceil_div(tiles * n, d.sms)) * ceil_div(k, n * step) * 4 + (n > 1 ? 16 : 0);
     };
     parts = 1;
     const Index most_parts = least(k / (2 * step), ceil_div(2 * fill * d.sms, most<Index>(1, tiles)));
