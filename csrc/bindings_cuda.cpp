@@ -3,7 +3,11 @@
 // in fastrnn/ops; nothing here waits for the device.
 #include <pybind11/pybind11.h>
 
+#include <functional>
+#include <initializer_list>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "cuda/check.h"
 #include "kernels.h"
@@ -109,6 +113,52 @@ void by_dtype(const Array& like, F&& f) {
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
+void first_bad_id(std::uintptr_t stream, Array ids, Index V, Array position) {
+    check("first_bad_id",
+          cuda::first_bad_id(stream_of(stream), View(ids).shape[0], vec<Index>(ids), V, output<Index>(position)));
+}
+
+Index word_embedding_buffers(Index n, Index V, Index D, Index itemsize) {
+    Index size = 0;
+    check("word_embedding_buffers", cuda::word_embedding_buffers(n, V, D, itemsize, &size));
+    return size;
+}
+
+void word_embedding_forward(std::uintptr_t stream, Array ids, Array W, Array out) {
+    by_dtype(W, [&](auto like) {
+        using T = decltype(like);
+        check("word_embedding_forward",
+              cuda::word_embedding_forward<T>(stream_of(stream), View(ids).shape[0], View(W).shape[1], vec<Index>(ids),
+                                              matrix<T>(W), output<T>(out)));
+    });
+}
+
+void word_embedding_backward(std::uintptr_t stream, Array ids, Array dout, Array workspace, Array dW, bool add) {
+    by_dtype(dW, [&](auto like) {
+        using T = decltype(like);
+        const View to(dW);
+        check("word_embedding_backward",
+              cuda::word_embedding_backward<T>(stream_of(stream), View(ids).shape[0], to.shape[0], to.shape[1],
+                                               vec<Index>(ids), matrix<T>(dout), output<Index>(workspace),
+                                               to.pointer<T>(), to.strides[0], to.strides[1], add));
+    });
+}
+
+void word_embedding_sort(std::uintptr_t stream, Array ids, Index V, Index D, Index itemsize, Array workspace) {
+    check("word_embedding_sort", cuda::word_embedding_sort(stream_of(stream), View(ids).shape[0], V, D, itemsize,
+                                                           vec<Index>(ids), output<Index>(workspace)));
+}
+
+void word_embedding_sparse(std::uintptr_t stream, Array dout, Index V, Array workspace, Array rows, Array values) {
+    by_dtype(values, [&](auto like) {
+        using T = decltype(like);
+        const View v(values);
+        check("word_embedding_sparse", cuda::word_embedding_sparse<T>(
+                                           stream_of(stream), View(dout).shape[0], V, v.shape[1], matrix<T>(dout),
+                                           output<Index>(workspace), v.shape[0], output<Index>(rows), v.pointer<T>()));
+    });
+}
+
 // ---- softmax_loss ---------------------------------------------------------------------------------------------------
 
 void temporal_softmax_loss(std::uintptr_t stream, Array x, Array y, Array mask, Index count, Array row_loss, Array dx) {
@@ -184,6 +234,39 @@ void column_sums(std::uintptr_t stream, Array a, bool add, Array sums) {
 
 // ---- gram -----------------------------------------------------------------------------------------------------------
 
+py::tuple gram_cut(Index N, Index C, Index P, Index itemsize) {
+    Index tiles = 0, parts = 0, part_k = 0;
+    check("gram_cut", itemsize == 4 ? cuda::gram_cut<float>(N, C, P, &tiles, &parts, &part_k)
+                                    : cuda::gram_cut<double>(N, C, P, &tiles, &parts, &part_k));
+    return py::make_tuple(tiles, parts, part_k);
+}
+
+py::tuple gram_buffers(Index N, Index C, Index P, Index itemsize) {
+    BufferSizes b{};
+    check("gram_buffers",
+          itemsize == 4 ? cuda::gram_buffers<float>(N, C, P, &b) : cuda::gram_buffers<double>(N, C, P, &b));
+    return py::make_tuple(b.forward, b.backward);
+}
+
+void gram_matrix(std::uintptr_t stream, Array f, double scale, Array workspace, Array g) {
+    by_dtype(f, [&](auto like) {
+        using T = decltype(like);
+        const View v(f);
+        check("gram_matrix", cuda::gram_matrix<T>(stream_of(stream), v.shape[0], v.shape[1], v.shape[2], cube<T>(f),
+                                                  scale, output<T>(workspace), output<T>(g)));
+    });
+}
+
+void gram_backward(std::uintptr_t stream, Array dg, Array f, double scale, Array workspace, Array df) {
+    by_dtype(f, [&](auto like) {
+        using T = decltype(like);
+        const View v(f), to(df);
+        check("gram_backward", cuda::gram_backward<T>(stream_of(stream), v.shape[0], v.shape[1], v.shape[2],
+                                                      cube<T>(dg), cube<T>(f), scale, output<T>(workspace),
+                                                      to.pointer<T>(), to.strides[0], to.strides[1], to.strides[2]));
+    });
+}
+
 // ---- image_losses ---------------------------------------------------------------------------------------------------
 
 void squared_distance(std::uintptr_t stream, Array a, Array b, Array partial) {
@@ -222,6 +305,70 @@ void tv_loss_backward(std::uintptr_t stream, Array img, double scale, Array dimg
 
 // ---- optim ----------------------------------------------------------------------------------------------------------
 
+// Lists of arrays, a list for each of a rule's arrays, all lists of one length, as the tables of the kernels.
+template <class T>
+struct Lists {
+    std::vector<Index> sizes;
+    std::vector<T*> arrays;
+    Index count;
+
+    explicit Lists(std::initializer_list<py::list> lists) : count(static_cast<Index>(lists.begin()->size())) {
+        for (const py::list& list : lists) {
+            if (static_cast<Index>(list.size()) != count)
+                throw py::value_error("fastrnn._cuda: lists of one call must have one length");
+            for (const py::handle array : list) {
+                const View v(py::reinterpret_borrow<Array>(array));
+                arrays.push_back(v.pointer<T>());
+                const Index size = std::accumulate(v.shape, v.shape + v.axes, Index(1), std::multiplies<>());
+                if (&list == lists.begin())
+                    sizes.push_back(size);
+                else if (sizes[(arrays.size() - 1) % static_cast<std::size_t>(count)] != size)
+                    throw py::value_error("fastrnn._cuda: arrays of one update must have one size");
+            }
+        }
+    }
+};
+
+using Arrays = py::list;
+
+void sgd(std::uintptr_t stream, Arrays w, Arrays dw, double lr, Arrays out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, out};
+        check("sgd", cuda::sgd(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr));
+    });
+}
+
+void sgd_momentum(std::uintptr_t stream, Arrays w, Arrays dw, Arrays v, double lr, double momentum, Arrays out,
+                  Arrays v_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, v, out, v_out};
+        check("sgd_momentum",
+              cuda::sgd_momentum(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, momentum));
+    });
+}
+
+void rmsprop(std::uintptr_t stream, Arrays w, Arrays dw, Arrays cache, double lr, double decay, double epsilon,
+             Arrays out, Arrays cache_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, cache, out, cache_out};
+        check("rmsprop",
+              cuda::rmsprop(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, decay, epsilon));
+    });
+}
+
+void adam(std::uintptr_t stream, Arrays w, Arrays dw, Arrays m, Arrays v, double lr, double beta1, double beta2,
+          double epsilon, double t, Arrays out, Arrays m_out, Arrays v_out) {
+    if (w.empty()) return;
+    by_dtype(w[0], [&](auto like) {
+        const Lists<decltype(like)> l{w, dw, m, v, out, m_out, v_out};
+        check("adam",
+              cuda::adam(stream_of(stream), l.count, l.sizes.data(), l.arrays.data(), lr, beta1, beta2, epsilon, t));
+    });
+}
+
 }  // namespace
 }  // namespace fastrnn
 
@@ -242,6 +389,12 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     // ---- gru ----
 
     // ---- embedding ----
+    m.def("first_bad_id", &first_bad_id);
+    m.def("word_embedding_buffers", &word_embedding_buffers);
+    m.def("word_embedding_forward", &word_embedding_forward);
+    m.def("word_embedding_backward", &word_embedding_backward);
+    m.def("word_embedding_sort", &word_embedding_sort);
+    m.def("word_embedding_sparse", &word_embedding_sparse);
 
     // ---- softmax_loss ----
     m.def("temporal_softmax_loss", &temporal_softmax_loss);
@@ -253,6 +406,10 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     m.def("column_sums", &column_sums);
 
     // ---- gram ----
+    m.def("gram_cut", &gram_cut);
+    m.def("gram_buffers", &gram_buffers);
+    m.def("gram_matrix", &gram_matrix);
+    m.def("gram_backward", &gram_backward);
 
     // ---- image_losses ----
     m.def("squared_distance", &squared_distance);
@@ -261,6 +418,10 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     m.def("tv_loss_backward", &tv_loss_backward);
 
     // ---- optim ----
+    m.def("sgd", &sgd);
+    m.def("sgd_momentum", &sgd_momentum);
+    m.def("rmsprop", &rmsprop);
+    m.def("adam", &adam);
 
 #if defined(FASTRNN_CUDA_ON_HOST)
     m.def(

@@ -198,7 +198,21 @@ using Error = int;     // cudaError_t
 
 // ---- gru ----
 
-// ---- embedding ----
+// ---- embedding: as above, and ----
+// first_bad_id   the least position of an id outside of [0, V), or -1: into position (1), on the device.
+// buffers        the size goes to *size, on the host; asks the device's properties, and waits for nothing.
+// sort           leaves the number of different words in workspace[0], for the caller to read.
+Error first_bad_id(Stream stream, Index n, Vec<Index> ids, Index V, Index* position);
+Error word_embedding_buffers(Index n, Index V, Index D, Index itemsize, Index* size);
+template <class T>
+Error word_embedding_forward(Stream stream, Index n, Index D, Vec<Index> ids, Matrix<T> W, T* out);
+template <class T>
+Error word_embedding_backward(Stream stream, Index n, Index V, Index D, Vec<Index> ids, Matrix<T> dout,
+                              Index* workspace, T* dW, Index dW_row, Index dW_col, bool add);
+Error word_embedding_sort(Stream stream, Index n, Index V, Index D, Index itemsize, Vec<Index> ids, Index* workspace);
+template <class T>
+Error word_embedding_sparse(Stream stream, Index n, Index V, Index D, Matrix<T> dout, Index* workspace, Index k,
+                            Index* rows, T* values);
 
 // ---- softmax_loss: the first as above; the others are the parts of vocab_softmax_loss between its products ----
 template <class T>
@@ -228,7 +242,17 @@ Error softmax_chunk(Stream stream, Index R, Index V, T* scores, Vec<T> b, Vec<In
 template <class T>
 Error column_sums(Stream stream, Index R, Index V, const T* a, bool add, T* sums);
 
-// ---- gram ----
+// ---- gram: as above; sizes depend on the device ----
+// cut: the tiles of an image, the parts that the sum over positions is cut into, and how long they are; for tests.
+template <class T>
+Error gram_cut(Index N, Index C, Index P, Index* tiles, Index* parts, Index* part_k);
+template <class T>
+Error gram_buffers(Index N, Index C, Index P, BufferSizes* sizes);
+template <class T>
+Error gram_matrix(Stream stream, Index N, Index C, Index P, Cube<T> f, double scale, T* workspace, T* g);
+template <class T>
+Error gram_backward(Stream stream, Index N, Index C, Index P, Cube<T> dg, Cube<T> f, double scale, T* workspace, T* df,
+                    Index df_s0, Index df_s1, Index df_s2);
 
 // ---- image_losses: as above ----
 template <class T>
@@ -240,7 +264,19 @@ Error tv_loss(Stream stream, Index P, Index H, Index W, Cube<T> img, double* par
 template <class T>
 Error tv_loss_backward(Stream stream, Index P, Index H, Index W, Cube<T> img, double scale, T* dimg);
 
-// ---- optim ----
+// ---- optim: `count` arrays at once, contiguous ones, of sizes[i] elements ----
+// arrays, by rows of `count` pointers: w, dw, the rule's state; the new w, the new state. An output may be the very
+// array of an input. Both tables are on the host, and read before return.
+template <class T>
+Error sgd(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr);
+template <class T>
+Error sgd_momentum(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double momentum);
+template <class T>
+Error rmsprop(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double decay,
+              double epsilon);
+template <class T>
+Error adam(Stream stream, Index count, const Index* sizes, T* const* arrays, double lr, double beta1, double beta2,
+           double epsilon, double t);
 
 }  // namespace cuda
 }  // namespace fastrnn
