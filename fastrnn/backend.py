@@ -349,11 +349,12 @@ def set_float32_matmul_precision(precision: str) -> None:
     Notes
     -----
     It holds for the process, for :func:`rnn_forward`, :func:`lstm_forward`, :func:`gru_forward`, their step functions
-    and their backward passes on the ``cpu`` backend; float64 is never affected. On ``cuda`` tensor cores round the
-    operands: ``"high"`` to TF32 (10 bits of mantissa, eps = 2^-10), ``"medium"`` to bfloat16.
+    and their backward passes on the ``cpu`` backend; float64 is never affected. The error of ``"medium"`` obeys the
+    tolerance rule of every kernel, ``2 * error of the oracle + 4 * eps * max|exact|``, with the oracle's own products
+    of operands rounded to bfloat16 and eps = 2^-7.
 
-    The error of ``"medium"`` obeys the tolerance rule of every kernel, ``2 * error of the oracle + 4 * eps *
-    max|exact|``, with the oracle's own products of operands rounded to bfloat16 and eps = 2^-7.
+    On backend ``cuda`` tensor cores multiply: ``"high"`` rounds the operands of products to TF32 (10 bits of mantissa;
+    eps = 2^-10, and the oracle rounds likewise), ``"medium"`` to bfloat16.
     """
     global _precision
     if not isinstance(precision, str) or precision not in PRECISIONS:
