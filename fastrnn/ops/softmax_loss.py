@@ -51,7 +51,7 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     N, T, V = x.shape
     if N == 0:
         raise check.fail(ValueError, "x", "hold a sequence to take the average over", f"shape {x.shape}")
-    y, mask = _targets(check, y, mask, f"the V = {V} scores of x")
+    y, mask, _ = _targets(check, y, mask, f"the V = {V} scores of x")
     if chosen.is_reference:
         loss, dx = chosen.kernels.temporal_softmax_loss(x, y, mask)
     else:
@@ -119,7 +119,7 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     V = check["V"]
     if N == 0:
         raise check.fail(ValueError, "h", "hold a sequence to take the average over", f"shape {h.shape}")
-    y, mask = _targets(check, y, mask, f"the V = {V} columns of W")
+    y, mask, counted = _targets(check, y, mask, f"the V = {V} columns of W")
     dh: np.ndarray
     if chosen.is_reference:
         loss, dh, dW, db = chosen.kernels.vocab_softmax_loss(h, W, b, y, mask)
@@ -127,18 +127,21 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
         dh, dW, db = (chosen.empty(a.shape, a.dtype) for a in (h, W, b))
         (size,) = chosen.kernels.vocab_softmax_loss_buffers(N * T, H, V, h.itemsize)
         total = chosen.empty((1,), np.float64)
-        chosen.kernels.vocab_softmax_loss(
-            h, W, b, y.reshape(-1), mask.reshape(-1), chosen.buffer(size, h.dtype), total, dh, dW, db
-        )
+        # CUDA kernels are told which steps count, where that is known without waiting; others find it in the mask.
+        rows = () if counted is None or chosen.name != "cuda" else (check.place.moved(counted),)
+        workspace = chosen.buffer(size, h.dtype)
+        chosen.kernels.vocab_softmax_loss(h, W, b, y.reshape(-1), mask.reshape(-1), workspace, total, dh, dW, db, *rows)
         loss = chosen.number(total[0] / N, h.dtype)
     ran(function, chosen)
     return loss, dh, dW, db
 
 
-def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[np.ndarray, np.ndarray]:
-    """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool."""
+def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[Any, Any, np.ndarray | None]:
+    """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool, where the call is; and at
+    which of the N T steps it is True, where that is known without waiting."""
     y, mask = check.either("y", y), check.either("mask", mask)
     check.shape("y", y.shape, "N T")
     check.shape("mask", mask.shape, "N T")
     mask = check.mask("mask", mask)
-    return check.ids("y", y, check["V"], of, where=mask), check.place.moved(mask)
+    y = check.ids("y", y, check["V"], of, where=mask)
+    return y, check.place.moved(mask), np.flatnonzero(mask) if type(mask) is np.ndarray else None
