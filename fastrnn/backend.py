@@ -285,8 +285,9 @@ def product_operations(x: Any, W: Any) -> float:
     return 2.0 * x.size * W.shape[-1] if type(x) is np.ndarray and type(W) is np.ndarray and W.ndim else 0.0
 
 
-def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None:
-    """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set."""
+def ran(function: str, chosen: Chosen, products: np.dtype | None = None, dims: dict[str, int] | None = None) -> None:
+    """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set, and
+    `dims` are the sizes of a recurrent layer."""
     used, precision = getattr(chosen.kernels, "threads_used", None), "highest"
     threads = used() if used else 0
     if _precision == "medium" and products == np.float32 and chosen.name == "cpu" and chosen.kernels.has_medium():
@@ -294,7 +295,7 @@ def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None
     elif products == np.float32 and chosen.name == "cuda":
         told = getattr(chosen.kernels, "precision_used", None)
         precision = told() if told else _precision
-    _local.last = (chosen, function, precision, threads, products is not None)
+    _local.last = (chosen, function, precision, threads, products, dims)
 
 
 def last_backend() -> LastBackend | None:
@@ -303,12 +304,12 @@ def last_backend() -> LastBackend | None:
     last = getattr(_local, "last", None)
     if last is None:
         return None
-    chosen, function, precision, threads, recurrent = last
+    chosen, function, precision, threads, products, dims = last
     isa, path = chosen.kernels.isa() if chosen.name == "cpu" else "", ""
     if chosen.name == "cuda":
         isa = sys.modules["fastrnn.cuda.arrays"].isa()
-        told = getattr(sys.modules.get("fastrnn.cuda.recurrent"), "last_path", None)
-        path = str(told()) if told and recurrent else ""
+        if dims is not None:
+            path = chosen.kernels.chose(dims["N"], dims.get("T", 1), dims["D"], dims["H"], products.itemsize)
     return LastBackend(chosen.name, function, isa, precision, threads, path)
 
 

@@ -258,7 +258,7 @@ class Arguments:
                 position = self._first_bad_id_on_device(array, upper, where)
             if position is not None:
                 at = "" if array.ndim == 0 else f" at position {position if array.ndim > 1 else position[0]}"
-                raise self.fail(IndexError, name, f"hold ids in [0, {upper}), {of}", f"{array[position]}{at}")
+                raise self.fail(IndexError, name, f"hold ids in [0, {upper}), {of}", f"{int(array[position])}{at}")
         return self.place.moved(array.astype(np.int64))
 
     @staticmethod

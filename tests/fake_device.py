@@ -10,11 +10,13 @@ import sys
 import time
 import types
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 
 NUMBER = 0  # of the device that is current; tests set another one
 waits: list[str] = []
+_compute_types: dict = {}
 queued: list[tuple[str, int]] = []
 
 
@@ -178,11 +180,10 @@ def _method(name):
 
 
 def _operator(name):
-    function = getattr(operator, name.strip("_"), None)
-    reflected = {"radd": operator.add, "rsub": operator.sub, "rmul": operator.mul, "rtruediv": operator.truediv}
-    other = reflected.get(name.strip("_"))
-    if other:
-        return lambda self, value: _lifted(other)(value, self)
+    if name[0] == "r" and name not in ("rshift",):
+        function = getattr(operator, name[1:])
+        return lambda self, value: _lifted(function)(value, self)
+    function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
     return lambda self, *args: _lifted(function)(self, *args)
 
 
@@ -196,8 +197,7 @@ transpose where zeros_like"""
 for _name in METHODS.split():
     setattr(ndarray, _name, _method(_name))
 for _name in OPERATORS.split():
-    _function = {"and": "and_", "or": "or_"}.get(_name, _name)
-    setattr(ndarray, f"__{_name}__", _operator(_function))
+    setattr(ndarray, f"__{_name}__", _operator(_name))
 
 
 def _in_place(name):
@@ -311,7 +311,12 @@ def cupy_module():
     cublas = types.ModuleType("cupy.cublas")
     cublas.gemm = _gemm
     cupy.cublas = cublas
-    return {"cupy": cupy, "cupy.cuda": cuda, "cupy.cublas": cublas}
+    core = types.ModuleType("cupy._core")
+    core.get_compute_type = lambda dtype: _compute_types.get(np.dtype(dtype), 0)
+    core.set_compute_type = lambda dtype, kind: _compute_types.__setitem__(np.dtype(dtype), kind)
+    linalg = types.ModuleType("cupy._core._routines_linalg")
+    linalg.COMPUTE_TYPE_FP32, linalg.COMPUTE_TYPE_TF32 = 1, 2
+    return {module.__name__: module for module in (cupy, cuda, cublas, core, linalg)}
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -322,17 +327,26 @@ class Kernels(types.ModuleType):
 
     def __init__(self, name, compiled, streams):
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
         self._compiled, self._streams = compiled, streams
 
     def __getattr__(self, name):
+        if name.startswith("__") or self._compiled is None:
+            raise AttributeError(name)
         function = getattr(self._compiled, name)
 
         def call(*args):
             if self._streams:
                 queued.append((name, args[0]))
-            return function(*[a._a if isinstance(a, ndarray) else a for a in args])
+            return function(*map(_plain, args))
 
         return call
+
+
+def _plain(value):
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value._a if isinstance(value, ndarray) else value
 
 
 def first_bad_id(ids, upper):
@@ -367,6 +381,7 @@ def install(monkeypatch, rows, simulated):
             module.first_bad_id = first_bad_id
             module.vocab_softmax_loss = lambda *args, m=module: m.__getattr__("vocab_softmax_loss")(*args[:10])
             module.precision_used = lambda: "highest"
+            module.chose = lambda *sizes: "persistent"
             monkeypatch.setitem(sys.modules, f"fastrnn.cuda.{row}", module)
     waits.clear()
     queued.clear()

@@ -67,7 +67,7 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
         rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, _, kept = _run(chosen, check, rows, prev_h, Wx, Wh, b, bh, None, False)
         next_h = h[:, 0]
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     return next_h, Cache(function, chosen.column, x.dtype, check.dims, (bh is not None, vector, kept))
 
 
@@ -106,7 +106,7 @@ def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
         dx, *rest, dbh = _run_backward(chosen, cache, dnext_h[:, None], None, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
         out = (dx, *rest) + ((dbh,) if given_bh else ())
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
@@ -186,7 +186,7 @@ def gru_forward(
         )
     else:
         h, h_n, kept = _run(chosen, check, x, h0, Wx, Wh, b, bh, lengths, reverse)
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     cache = Cache(function, chosen.column, x.dtype, check.dims, (bh is not None, kept))
     return (h, h_n, cache) if return_state else (h, cache)
 
@@ -228,7 +228,7 @@ def gru_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     else:
         *rest, dbh = _run_backward(chosen, cache, dh, dh_n, kept)
         out = (*rest, dbh) if given_bh else tuple(rest)
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 

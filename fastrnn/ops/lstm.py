@@ -66,7 +66,7 @@ def lstm_step_forward(
         rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, states, kept = _run(chosen, check, rows, prev_h, prev_c, Wx, Wh, b, None, False)
         next_h, next_c = h[:, 0], states[1]
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     return next_h, next_c, Cache(function, chosen.column, x.dtype, check.dims, (vector, kept))
 
 
@@ -102,7 +102,7 @@ def lstm_step_backward(dnext_h: Any, dnext_c: Any, cache: Cache) -> tuple[np.nda
     else:
         dx, dh0, dc0, dWx, dWh, db = _run_backward(chosen, cache, dnext_h[:, None], None, dnext_c, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return dx, dh0, dc0, dWx, dWh, db
 
 
@@ -184,7 +184,7 @@ def lstm_forward(
         )
     else:
         h, (h_n, c_n), kept = _run(chosen, check, x, h0, c0, Wx, Wh, b, lengths, reverse)
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     cache = Cache(function, chosen.column, x.dtype, check.dims, (c0 is not None, kept))
     return (h, (h_n, c_n), cache) if return_state else (h, cache)
 
@@ -226,7 +226,7 @@ def lstm_backward(dh: Any, cache: Cache, *, dh_n: Any = None, dc_n: Any = None) 
     else:
         dx, dh0, dc0, dWx, dWh, db = _run_backward(chosen, cache, dh, dh_n, dc_n, kept)
         out = (dx, dh0, dWx, dWh, db) + ((dc0,) if given_c0 else ())
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 

@@ -60,7 +60,7 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
         rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, _, kept = _run(chosen, check, rows, prev_h, Wx, Wh, b, None, False)
         next_h = h[:, 0]
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     return next_h, Cache(function, chosen.column, x.dtype, check.dims, (vector, kept))
 
 
@@ -96,7 +96,7 @@ def rnn_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     else:
         dx, dh0, dWx, dWh, db = _run_backward(chosen, cache, dnext_h[:, None], None, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return dx, dh0, dWx, dWh, db
 
 
@@ -166,7 +166,7 @@ def rnn_forward(
         h, h_n, kept = chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths=lengths, reverse=reverse, return_state=True)
     else:
         h, h_n, kept = _run(chosen, check, x, h0, Wx, Wh, b, lengths, reverse)
-    ran(function, chosen, x.dtype)
+    ran(function, chosen, x.dtype, check.dims)
     cache = Cache(function, chosen.column, x.dtype, check.dims, kept)
     return (h, h_n, cache) if return_state else (h, cache)
 
@@ -204,7 +204,7 @@ def rnn_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
         out = chosen.kernels.rnn_backward(dh, cache.kept, dh_n=dh_n)
     else:
         out = _run_backward(chosen, cache, dh, dh_n, cache.kept)
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
