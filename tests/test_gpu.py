@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, devices, other libraries' arrays. `make test-gpu` runs it, and the conformance grid.
+"""What only a GPU can show: streams, devices, other libraries. `make test-gpu` runs it, and the conformance grid.
 
 The rows' own tests run every operation on the GPU against the oracle; without one, tests/test_cuda.py has a stand-in.
 """
