@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .common import Arrays, Benchmark, Call, Peer, Shape, arrays_of, autograd, by_mode, rng
+from .common import Arrays, Benchmark, Call, Peer, Shape, arrays_of, autograd, by_mode, rng, tensor
 
 SHAPES = ((25, 16, 512, 1004), (100, 16, 200, 1004), (64, 32, 512, 10_000))
 
@@ -47,12 +47,11 @@ def run(m: Any, a: Arrays, mode: str) -> Call:
 
 def torch_linear(bf16: bool) -> Peer:
     def peer(a: Arrays, mode: str) -> tuple[Call, Any]:
-        import torch
 
-        x, w, b, dout = (torch.from_numpy(a[key]) for key in ("x", "w", "b", "dout"))
+        x, w, b, dout = (tensor(a[key]) for key in ("x", "w", "b", "dout"))
         if bf16:
-            x, w, b, dout = (tensor.bfloat16() for tensor in (x, w, b, dout))
-        wanted = [tensor.requires_grad_(mode != "forward") for tensor in (x, w, b)]
+            x, w, b, dout = (t.bfloat16() for t in (x, w, b, dout))
+        wanted = [t.requires_grad_(mode != "forward") for t in (x, w, b)]
         return autograd(lambda: x @ w + b, wanted, dout, mode), arrays_of
 
     return peer

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 import fastrnn
+from fastrnn.arrays import on_device, place_of
 from fastrnn.captioning import CaptioningRNN, CaptioningSolver
 from fastrnn.captioning.data import sample_coco_minibatch
 
-from .common import Arrays, Benchmark, Call, Shape, rng
+from .common import Arrays, Benchmark, Call, Shape, peers_device, rng, tensor
 
 # Batch, words in a caption, size of a word vector, hidden size, words in the vocabulary, size of an image's features.
 AXES = "N T W H V D"
@@ -65,7 +66,8 @@ def run(m: Any, a: Arrays, mode: str) -> Call:
     V, W = a["W_embed"].shape
     D, H = a["W_proj"].shape
     model = CaptioningRNN(_words(V), D, W, H, "lstm", a["Wx"].dtype, rng=rng())
-    model.params = {name: a[name].copy() for name in PARAMETERS}
+    place, dtype = place_of(model.params["Wx"]), a["Wx"].dtype
+    model.params = {name: place.moved(a[name].copy()) for name in PARAMETERS}
     config = {"learning_rate": LEARNING_RATE}
     solver = CaptioningSolver(model, a, "adam", config, batch_size=int(a["batch"]), verbose=False, rng=rng())
 
@@ -73,7 +75,8 @@ def run(m: Any, a: Arrays, mode: str) -> Call:
         # The oracle of this system is the system on the reference.
         where: AbstractContextManager[Any] = nullcontext() if m is fastrnn else fastrnn.backend("reference")
         with where:
-            return (solver.step(),)
+            loss = solver.step()
+        return (loss if on_device(loss) else dtype.type(loss),)
 
     return call
 
@@ -85,9 +88,9 @@ def torch_model(a: Arrays, mode: str) -> tuple[Call, Any]:
 
     V, W = a["W_embed"].shape
     D, H = a["W_proj"].shape
-    dtype = torch.from_numpy(a["Wx"]).dtype
-    project, embed = nn.Linear(D, H, dtype=dtype), nn.Embedding(V, W, dtype=dtype)
-    lstm, vocab = nn.LSTM(W, H, batch_first=True, dtype=dtype), nn.Linear(H, V, dtype=dtype)
+    made: Any = {"dtype": torch.from_numpy(a["Wx"]).dtype, "device": peers_device()}
+    project, embed = nn.Linear(D, H, **made), nn.Embedding(V, W, **made)
+    lstm, vocab = nn.LSTM(W, H, batch_first=True, **made), nn.Linear(H, V, **made)
     order = np.concatenate([np.arange(gate * H, (gate + 1) * H) for gate in (0, 1, 3, 2)])  # i, f, g, o
     initial: list[tuple[Any, np.ndarray]] = [
         (embed.weight, a["W_embed"]),
@@ -109,7 +112,7 @@ def torch_model(a: Arrays, mode: str) -> tuple[Call, Any]:
     draw = rng()
 
     def call() -> Any:
-        captions, features = map(torch.from_numpy, _minibatch(a, draw))
+        captions, features = map(tensor, _minibatch(a, draw))
         captions = captions.long()
         h0 = project(features)[None]
         h, _ = lstm(embed(captions[:, :-1]), (h0, torch.zeros_like(h0)))
@@ -120,7 +123,7 @@ def torch_model(a: Arrays, mode: str) -> tuple[Call, Any]:
         optimizer.step()
         return loss
 
-    return call, lambda loss: (loss.item(),)
+    return call, lambda loss: (a["Wx"].dtype.type(loss.item()),)
 
 
 BENCHMARKS = (
@@ -136,5 +139,6 @@ BENCHMARKS = (
         quick=1,
         modes=("both",),
         calls=5,
+        stays=("*",),
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
+from .common import Arrays, Benchmark, Call, Shape, array, arrays_of, autograd, by_mode, rng, tensor
 
 SHAPES = ((100, 16, 1004, 256), (128, 128, 50_000, 512), (512, 512, 100_000, 128))
 
@@ -77,17 +77,17 @@ def run_sparse(m: Any, a: Arrays, mode: str) -> Call:
 def torch_embedding(a: Arrays, mode: str) -> tuple[Call, Any]:
     import torch
 
-    ids, W = torch.from_numpy(a["ids"]), torch.from_numpy(a["W"]).requires_grad_(mode != "forward")
+    ids, W = tensor(a["ids"]), tensor(a["W"]).requires_grad_(mode != "forward")
     forward = torch.nn.functional.embedding
-    return autograd(lambda: forward(ids, W), [W], torch.from_numpy(a["dout"]), mode), arrays_of
+    return autograd(lambda: forward(ids, W), [W], tensor(a["dout"]), mode), arrays_of
 
 
 def torch_index_add(a: Arrays, mode: str) -> tuple[Call, Any]:
     """The other way to write it in PyTorch, without autograd."""
     import torch
 
-    W, dout = torch.from_numpy(a["W"]), torch.from_numpy(a["dout"]).reshape(-1, a["W"].shape[1])
-    flat = torch.from_numpy(a["ids"]).reshape(-1)
+    W, dout = tensor(a["W"]), tensor(a["dout"]).reshape(-1, a["W"].shape[1])
+    flat = tensor(a["ids"]).reshape(-1)
     shape = (*a["ids"].shape, a["W"].shape[1])
 
     def call() -> list[Any]:
@@ -98,23 +98,20 @@ def torch_index_add(a: Arrays, mode: str) -> tuple[Call, Any]:
 
 
 def torch_index_add_out(a: Arrays, mode: str) -> tuple[Call, Any]:
-    import torch
 
-    out, dout = torch.from_numpy(a["W"].copy()), torch.from_numpy(a["dout"]).reshape(-1, a["W"].shape[1])
-    flat = torch.from_numpy(a["ids"]).reshape(-1)
+    out, dout = tensor(a["W"].copy()), tensor(a["dout"]).reshape(-1, a["W"].shape[1])
+    flat = tensor(a["ids"]).reshape(-1)
     return lambda: [out.index_add_(0, flat, dout)], arrays_of
 
 
 def torch_sparse(a: Arrays, mode: str) -> tuple[Call, Any]:
     import torch
 
-    ids, W = torch.from_numpy(a["ids"]), torch.from_numpy(a["W"]).requires_grad_(True)
-    call = autograd(
-        lambda: torch.nn.functional.embedding(ids, W, sparse=True), [W], torch.from_numpy(a["dout"]), "backward"
-    )
+    ids, W = tensor(a["ids"]), tensor(a["W"]).requires_grad_(True)
+    call = autograd(lambda: torch.nn.functional.embedding(ids, W, sparse=True), [W], tensor(a["dout"]), "backward")
 
     def arrays(gradient: Any) -> tuple[Any, ...]:
-        return gradient.indices()[0].numpy(), gradient.values().numpy()
+        return array(gradient.indices()[0]), array(gradient.values())
 
     return lambda: call()[0].coalesce(), arrays
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
+from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng, tensor
 
 SHAPES = (
     (1, 64, 111, 111),
@@ -46,13 +46,13 @@ def torch_bmm(a: Arrays, mode: str) -> tuple[Call, Any]:
     import torch
 
     N, C, H, W = a["features"].shape
-    features = torch.from_numpy(a["features"]).requires_grad_(mode != "forward")
+    features = tensor(a["features"]).requires_grad_(mode != "forward")
 
     def forward() -> Any:
         flat = features.reshape(N, C, H * W)
         return torch.bmm(flat, flat.transpose(1, 2)) / (C * H * W)
 
-    return autograd(forward, [features], torch.from_numpy(a["dgram"]), mode), arrays_of
+    return autograd(forward, [features], tensor(a["dgram"]), mode), arrays_of
 
 
 BENCHMARKS = (Benchmark("gram", "N C H W", SHAPES, inputs, flops, moved, run, {"torch": torch_bmm}),)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .common import Arrays, Benchmark, Call, Shape, by_mode, rng
+from .common import Arrays, Benchmark, Call, Shape, array, by_mode, rng, tensor
 
 WEIGHT = 0.05
 
@@ -33,7 +33,7 @@ def content_run(m: Any, a: Arrays, mode: str) -> Call:
 def content_torch(a: Arrays, mode: str) -> tuple[Call, Any]:
     import torch
 
-    current, original = torch.from_numpy(a["current"]), torch.from_numpy(a["original"])
+    current, original = tensor(a["current"]), tensor(a["original"])
     return _torch_calls(lambda x: WEIGHT * torch.sum((x - original) ** 2), current, mode)
 
 
@@ -60,7 +60,7 @@ def tv_torch(a: Arrays, mode: str) -> tuple[Call, Any]:
         vertical, horizontal = x[:, :, 1:] - x[:, :, :-1], x[:, :, :, 1:] - x[:, :, :, :-1]
         return WEIGHT * (torch.sum(vertical**2) + torch.sum(horizontal**2))
 
-    return _torch_calls(loss, torch.from_numpy(a["img"]), mode)
+    return _torch_calls(loss, tensor(a["img"]), mode)
 
 
 def _calls(loss: Callable[[], Any], gradient: Callable[[], Any], mode: str) -> Call:
@@ -76,7 +76,7 @@ def _torch_calls(loss: Callable[[Any], Any], x: Any, mode: str) -> tuple[Call, A
     import torch
 
     if mode == "forward":
-        return lambda: (loss(x),), lambda result: (result[0].numpy()[()],)
+        return lambda: (loss(x),), lambda result: (array(result[0])[()],)
     x = x.requires_grad_()
 
     def call() -> tuple[Any, Any]:
@@ -84,7 +84,7 @@ def _torch_calls(loss: Callable[[Any], Any], x: Any, mode: str) -> tuple[Call, A
         return value, torch.autograd.grad(value, x)[0]
 
     def convert(result: tuple[Any, Any]) -> tuple[Any, ...]:
-        outputs = (result[0].detach().numpy()[()], result[1].numpy())
+        outputs = (array(result[0])[()], array(result[1]))
         return outputs if mode == "both" else outputs[1:]
 
     return call, convert

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .common import Arrays, Benchmark, Call, Peer, Shape, rng
+from .common import Arrays, Benchmark, Call, Peer, Shape, array, rng, tensor
 
 SHAPES = ((1_000_000,), (10_000,), (10_000_000,))
 # Arithmetic for each weight, a square root or a division counted as one; arrays read and written.
@@ -30,8 +30,8 @@ def torch_rule(rule: str) -> Peer:
     def peer(a: Arrays, mode: str) -> tuple[Call, Any]:
         import torch
 
-        w = torch.from_numpy(a["w"].copy()).requires_grad_()
-        w.grad = torch.from_numpy(a["dw"])
+        w = tensor(a["w"].copy()).requires_grad_()
+        w.grad = tensor(a["dw"])
         optim = torch.optim
         optimizer: Any = {
             "sgd": lambda: optim.SGD([w], lr=1e-2, fused=True),
@@ -44,7 +44,7 @@ def torch_rule(rule: str) -> Peer:
             optimizer.step()
             return w
 
-        return call, lambda result: (result.detach().numpy().copy(),)
+        return call, lambda result: (array(result).copy(),)
 
     return peer
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,10 @@ class Benchmark:
     calls : int
         How many calls in a row are verified, where each begins from what the one before it left, as in training.
         Rounding errors then grow from call to call, and ours too is held to what is asked of peers.
+    steps : str
+        Axis of the steps that are done one after another, whose time is told beside the whole.
+    stays : tuple of str
+        Inputs that stay in the computer's memory where the others are on a GPU; ``("*",)``: all.
     """
 
     kernel: str
@@ -61,6 +66,8 @@ class Benchmark:
     quick: int = 2
     modes: tuple[str, ...] = MODES
     calls: int = 1
+    steps: str = ""
+    stays: tuple[str, ...] = ()
 
 
 def rng() -> np.random.Generator:
@@ -102,4 +109,35 @@ def arrays_of(tensors: list[Any]) -> tuple[np.ndarray, ...]:
     """Tensors as arrays; those in bfloat16, which NumPy does not have, in float32."""
     import torch
 
-    return tuple((t.float() if t.dtype == torch.bfloat16 else t).detach().numpy() for t in tensors)
+    return tuple((t.float() if t.dtype == torch.bfloat16 else t).detach().cpu().numpy() for t in tensors)
+
+
+_device = "cpu"
+
+
+@contextmanager
+def peers_on(device: str) -> Iterator[None]:
+    """Let PyTorch compute on a device, ``"cpu"`` or ``"cuda"``, until the end of the block."""
+    global _device
+    before, _device = _device, device
+    try:
+        yield
+    finally:
+        _device = before
+
+
+def peers_device() -> str:
+    """Where PyTorch computes."""
+    return _device
+
+
+def tensor(array: np.ndarray) -> Any:
+    """An array as PyTorch's, where PyTorch computes: on the processor it shares the array's memory."""
+    import torch
+
+    return torch.from_numpy(array).to(_device)
+
+
+def array(result: Any) -> np.ndarray:
+    """A tensor as an array."""
+    return np.asarray(result.detach().cpu().numpy())

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrnn.conformance import GATES
 
+from . import common
 from .common import Arrays, Benchmark, Call, Shape, arrays_of, autograd, by_mode, rng
 
 # The two of the captioning model come first: they are the quick ones.
@@ -45,6 +46,7 @@ def benchmarks(cell: str) -> tuple[Benchmark, Benchmark]:
             "torch:bf16": partial(_torch_peer, cell, True),
             "onnxruntime": partial(_onnx_peer, cell),
         },
+        steps="T",
     )
     ragged = Benchmark(
         f"{cell}_lengths",
@@ -55,6 +57,8 @@ def benchmarks(cell: str) -> tuple[Benchmark, Benchmark]:
         partial(_moved, cell, _valid_steps),
         run,
         {"torch": partial(_torch_peer, cell, False), "onnxruntime": partial(_onnx_peer, cell)},
+        steps="T",
+        stays=("lengths",),
     )
     return whole, ragged
 
@@ -142,12 +146,12 @@ def _torch_peer(cell: str, bf16: bool, a: Arrays, mode: str) -> tuple[Call, Any]
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     def tensor(array: np.ndarray) -> Any:
-        return torch.from_numpy(array).bfloat16() if bf16 else torch.from_numpy(array)
+        return common.tensor(array).bfloat16() if bf16 else common.tensor(array)
 
     (_, T, D), H = a["x"].shape, a["h0"].shape[1]
     x, h0 = (tensor(array).requires_grad_(mode != "forward") for array in (a["x"], a["h0"][None]))
     made = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
-    module = made(D, H, batch_first=True, dtype=x.dtype)
+    module = made(D, H, batch_first=True, dtype=x.dtype, device=x.device)
     order = _columns(TORCH_ORDER[cell], H)
     weights = [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0]
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Write the speed table of README.md anew from bench/results.csv; ``make readme`` runs it.
+"""Write the speed tables of README.md anew from bench/results.csv; ``make readme`` runs it.
 
 Of each kernel, mode, shape, dtype, precision and number of threads the rows recorded last count, losses as well as
-wins.
+wins. Processors have one table, GPUs another; where no GPU was timed, it says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results.csv"
 README = ROOT / "README.md"
 START, END = "<!-- speed: written by `make readme` from bench/results.csv -->", "<!-- end of speed -->"
+GPU_START, GPU_END = "<!-- GPU speed: written by `make readme` from bench/results.csv -->", "<!-- end of GPU speed -->"
+NOT_RUN = "Not yet run: nothing was timed on a GPU so far, so that no speed is claimed for one."
 # Peers in the order of their columns; the last two have one only where something was measured against them.
 PEERS = {
     "numba": "Numba",
@@ -24,17 +26,19 @@ PEERS = {
     "onnxruntime": "ONNX Runtime",
 }
 ALWAYS = ("numba", "numpy", "torch")
+GPU_PEERS = {"torch": "PyTorch", "torch:bf16": "PyTorch bf16"}
+RECURRENT = ("rnn", "lstm", "gru")  # the second size is that of the steps
 
 Row = dict[str, str]
 Key = tuple[str, ...]
 
 
-def latest(rows: list[Row]) -> dict[Key, dict[str, Row]]:
+def latest(rows: list[Row], ours: str = "cpu") -> dict[Key, dict[str, Row]]:
     """For each measurement its providers' rows of the run recorded last: that of the last row of ours."""
     runs: dict[Key, dict[str, Row]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("kernel", "mode", "shape", "dtype", "precision", "threads", "hardware"))
-        if row["provider"] == "cpu":
+        if row["provider"] == ours:
             runs[key] = {}  # ours comes first in every run: what follows belongs to it
         if key in runs:
             runs[key][row["provider"]] = row
@@ -88,12 +92,42 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(rows: list[Row]) -> str:
+    """The tables of GPUs, one for each; or that there is none."""
+    runs = latest(rows, "cuda")
+    lines: list[str] = []
+    for hardware in dict.fromkeys(key[-1] for key in runs):
+        mine = {key: run for key, run in runs.items() if key[-1] == hardware}
+        isas = " and ".join(sorted({run["cuda"]["isa"] for run in mine.values()}))
+        dates = sorted(row["date"] for run in mine.values() for row in run.values())
+        versions = sorted({word for run in mine.values() for row in run.values() for word in row["versions"].split()})
+        when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+        lines += [f"{hardware} ({isas}), {when}, {', '.join(versions)}. Medians; sizes in the order of the API.", ""]
+        peers = [name for name in GPU_PEERS if name == "torch" or any(name in run for run in mine.values())]
+        titles = ["kernel", "sizes", "dtype", "fastrnn ms", "µs a step"]
+        titles += [*(f"{GPU_PEERS[name]} ms" for name in peers), *(f"× {GPU_PEERS[name]}" for name in peers)]
+        lines += [f"| {' | '.join(titles)} |", "|---|---|---|" + "--:|" * (len(titles) - 3)]
+        for (kernel, mode, shape, dtype, precision, *_), run in mine.items():
+            ours = run["cuda"]
+            steps = int(shape.split(",")[1]) if kernel.partition("_")[0] in RECURRENT else 0
+            cells = [kernel if mode == "both" else f"{kernel} {mode}", shape.replace(",", ", ")]
+            cells.append(dtype if precision == "highest" else f"{dtype} {precision}")
+            cells += [milliseconds(ours), f"{1e3 * float(ours['p50_ms']) / steps:.2f}" if steps else "–"]
+            cells += [milliseconds(run.get(name)) for name in peers]
+            cells += [ratio(ours, run.get(name)) for name in peers]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines) if lines else f"{NOT_RUN}\n"
+
+
 def written(readme: str, rows: list[Row]) -> str:
-    """The README with the table between its two marks."""
-    if readme.count(START) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md must hold the lines {START!r} and {END!r} once each")
-    head, rest = readme.split(START)
-    return f"{head}{START}\n\n{table(rows)}\n{END}{rest.split(END)[1]}"
+    """The README with each table between its two marks."""
+    for start, end, made in ((START, END, table), (GPU_START, GPU_END, gpu_table)):
+        if readme.count(start) != 1 or readme.count(end) != 1:
+            raise ValueError(f"README.md must hold the lines {start!r} and {end!r} once each")
+        head, rest = readme.split(start)
+        readme = f"{head}{start}\n\n{made(rows)}\n{end}{rest.split(end)[1]}"
+    return readme
 
 
 def main() -> None:
@@ -103,7 +137,7 @@ def main() -> None:
     with RESULTS.open(newline="") as file:
         rows = list(csv.DictReader(file))
     README.write_text(written(README.read_text(), rows))
-    print(f"README.md: speed table written from {len(rows)} rows")
+    print(f"README.md: speed tables written from {len(rows)} rows")
 
 
 if __name__ == "__main__":

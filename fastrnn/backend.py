@@ -1,12 +1,16 @@
 """The backends, in the order in which ``"auto"`` tries them; which one is set, and which one ran last.
 
 A backend is a column of the grid: one set of kernels for every operation. Where a column has no kernel of its own for
-an operation (`EMPTY`), one NumPy call is the best kernel, and the table falls through to the reference.
+an operation (`EMPTY`), one call of NumPy or CuPy is the best kernel, and the table falls through to the reference.
+
+The arrays decide between the host and the device: under ``"auto"``, arrays on a CUDA device run on ``cuda``, all others
+on the first backend before it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.arrays import HOST, Place, Unavailable, device, on_device
 from fastrnn.cache import Cache
 
 
@@ -52,12 +57,14 @@ TABLE = (
     Column("cpu", _load_cpu, "fastrnn._cpu", "the C++ kernels were not built (no C++ compiler at install time?)"),
     Column("numba", _load_numba, "numba", "Numba is not installed (pip install numba)"),
     Column("reference", _load_reference, "fastrnn.reference", ""),
-    Column("cuda", _load_cuda, "fastrnn.cuda.arrays", "the CUDA kernels were not built (no nvcc at install time?)"),
+    Column("cuda", _load_cuda, "fastrnn.cuda.arrays", ""),  # which says itself what is missing
 )
 COLUMNS = {column.name: column for column in TABLE}
 
 # (backend, operation) -> why there is no kernel. tests/test_layout.py holds the tree against this.
-EMPTY: dict[tuple[str, str], str] = {}
+EMPTY: dict[tuple[str, str], str] = {
+    ("cuda", "affine"): "CuPy's product, which is cuBLAS's, is the best kernel already: the reference on CuPy arrays",
+}
 
 
 class LastBackend(str):
@@ -68,43 +75,59 @@ class LastBackend(str):
     function : str
         The public function that ran.
     isa : str
-        Instruction set of the kernel (``"avx512"``, …); ``""`` where the backend has no say in it.
+        Instruction set of the kernel (``"avx512"``, …), or architecture of the CUDA device (``"sm_90"``); ``""`` where
+        the backend has no say in it.
     precision : str
         Precision of float32 products.
     threads : int
         Threads that took part; 0 where the backend cannot tell, since NumPy or a BLAS library decides.
+    path : str
+        How backend ``cuda`` ran the steps of a recurrent layer, as its kernels say; ``""`` elsewhere.
     """
 
     function: str
     isa: str
     precision: str
     threads: int
+    path: str
 
-    def __new__(cls, name: str, function: str, isa: str, precision: str, threads: int) -> LastBackend:
+    def __new__(cls, name: str, function: str, isa: str, precision: str, threads: int, path: str = "") -> LastBackend:
         self = super().__new__(cls, name)
-        self.function, self.isa, self.precision, self.threads = function, isa, precision, threads
+        self.function, self.isa, self.precision, self.threads, self.path = function, isa, precision, threads, path
         return self
 
     def __repr__(self) -> str:
         return (
             f"<{self.function} ran on {str(self)!r}: isa={self.isa or '-'}, "
-            f"precision={self.precision}, threads={self.threads or '-'}>"
+            f"precision={self.precision}, threads={self.threads or '-'}{f', path={self.path}' if self.path else ''}>"
         )
 
 
-class Chosen(NamedTuple):
-    """The backend picked for one call, and its kernels of the row."""
+class Chosen:
+    """What was picked for one call: the backend, its kernels of the row, and where its arrays live.
 
-    name: str
-    kernels: Any
+    Attributes
+    ----------
+    name : str
+        The backend whose kernels run: the reference where the cell is empty.
+    column : str
+        The backend that was picked.
+    kernels : module
+        With the functions of the row.
+    place : Place
+        Where the arrays live, in whose namespace `xp`; `empty`, `buffer` and `number` are its own.
+    """
 
-    @property
-    def is_reference(self) -> bool:
-        return self.name == "reference"
+    __slots__ = ("buffer", "column", "empty", "is_reference", "kernels", "name", "number", "place", "xp")
+
+    def __init__(self, name: str, column: str, kernels: Any, place: Place) -> None:
+        self.name, self.column, self.kernels, self.place = name, column, kernels, place
+        self.is_reference = name == "reference"
+        self.xp, self.empty, self.buffer, self.number = place.xp, place.empty, place.buffer, place.number
 
 
 _reasons: dict[str, str] = {}
-_modules: dict[tuple[str, str], ModuleType] = {}
+_chosen: dict[tuple[str, str], Chosen] = {}
 _setting: backend | None = None  # None: not set since the start; FASTRNN_BACKEND decides
 _override: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 _local = threading.local()
@@ -120,6 +143,8 @@ def _reason(name: str) -> str:
             _reasons[name] = ""
         except ModuleNotFoundError:
             _reasons[name] = column.missing
+        except Unavailable as reason:
+            _reasons[name] = str(reason)
         except Exception as error:  # a broken install can raise anything; the reason is reported, never lost
             _reasons[name] = f"{type(error).__name__}: {error}"
     return _reasons[name]
@@ -139,8 +164,9 @@ class backend:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "numba", "reference"}
-        ``"auto"`` picks the first that runs here. The environment variable ``FASTRNN_BACKEND`` gives the initial one.
+    name : {"auto", "cpu", "numba", "reference", "cuda"}
+        ``"auto"`` picks ``cuda`` for arrays on a CUDA device, and for all others the first of the rest that runs here.
+        The environment variable ``FASTRNN_BACKEND`` gives the initial one.
 
     Raises
     ------
@@ -156,6 +182,11 @@ class backend:
     ...     h, cache = fastrnn.rnn_forward([[[1.0]]], [[0.0]], [[1.0]], [[1.0]], [0.0])
     >>> print(fastrnn.last_backend())
     reference
+
+    Notes
+    -----
+    No backend moves arrays between the computer's memory and a device: under ``"cuda"`` NumPy arrays are a `TypeError`
+    (``cupy.asarray`` moves them), under every other name arrays on a device are.
     """
 
     def __init__(self, name: str) -> None:
@@ -202,19 +233,26 @@ def available_backends() -> tuple[str, ...]:
 
 
 def _kernels(name: str, row: str) -> Chosen:
-    if (name, row) in EMPTY:
-        name = "reference"
-    module = _modules.get((name, row))
-    if module is None:
-        module = _modules[name, row] = COLUMNS[name].load(row)
-    return Chosen(name, module)
+    chosen = _chosen.get((name, row))
+    if chosen is None:
+        ran = "reference" if (name, row) in EMPTY else name
+        place = device() if name == "cuda" else HOST
+        chosen = _chosen[name, row] = Chosen(ran, name, COLUMNS[ran].load(row), place)
+    return chosen
 
 
-def choose(row: str) -> Chosen:
-    """The kernels of operation `row` under the present setting."""
+def choose(row: str, array: Any = None) -> Chosen:
+    """The kernels of operation `row` under the present setting, for a call on `array`.
+
+    One floating array decides for all of them: checks.py has them all in one place.
+    """
     global _warned
     name = get_backend()
-    if name == "auto":
+    if name == "auto" and type(array) is not np.ndarray and on_device(array):
+        name = "cuda"
+        if _reason(name):
+            raise RuntimeError(f"arrays on a CUDA device need backend {name!r}, which cannot run here: {_reason(name)}")
+    elif name == "auto":
         name = next(name for name in COLUMNS if not _reason(name))
         if name != TABLE[0].name:
             if os.environ.get("FASTRNN_ISA"):  # asked for by name: no other kernels instead
@@ -228,7 +266,7 @@ def choose(row: str) -> Chosen:
 def follow(row: str, function: str, cache: Cache) -> Chosen:
     """The kernels that made `cache`; another backend set by name is an error, since caches are not exchangeable."""
     name = get_backend()
-    if name not in ("auto", cache.backend) and (name, row) not in EMPTY:
+    if name not in ("auto", cache.backend):
         raise ValueError(
             f"{function}: argument 'cache' was made by backend {cache.backend!r}, but backend {name!r} is set; "
             f"run the forward pass under {name!r} too, or set backend('auto')"
@@ -247,24 +285,32 @@ def product_operations(x: Any, W: Any) -> float:
     return 2.0 * x.size * W.shape[-1] if type(x) is np.ndarray and type(W) is np.ndarray and W.ndim else 0.0
 
 
-def ran(function: str, chosen: Chosen, products: np.dtype | None = None) -> None:
-    """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set."""
+def ran(function: str, chosen: Chosen, products: np.dtype | None = None, dims: dict[str, int] | None = None) -> None:
+    """Note for :func:`last_backend` what ran; `products` is the dtype of products that follow the precision set, and
+    `dims` are the sizes of a recurrent layer."""
     used, precision = getattr(chosen.kernels, "threads_used", None), "highest"
     threads = used() if used else 0
     if _precision != "highest" and products == np.float32 and chosen.name == "cpu":
         precision = _precision if chosen.kernels.has_precision(_precision) else "highest"
-    _local.last = (chosen, function, precision, threads)
+    elif products == np.float32 and chosen.name == "cuda":
+        told = getattr(chosen.kernels, "precision_used", None)
+        precision = told() if told else _precision
+    _local.last = (chosen, function, precision, threads, products, dims)
 
 
 def last_backend() -> LastBackend | None:
-    """What ran the last operation of this thread: the backend's name, with ``.function``, ``.isa``, ``.precision``
-    and ``.threads``; None before the first operation."""
+    """What ran the last operation of this thread: the backend's name, with ``.function``, ``.isa``, ``.precision``,
+    ``.threads`` and ``.path``; None before the first operation."""
     last = getattr(_local, "last", None)
     if last is None:
         return None
-    chosen, function, precision, threads = last
-    isa = chosen.kernels.isa() if chosen.name == "cpu" else ""
-    return LastBackend(chosen.name, function, isa, precision, threads)
+    chosen, function, precision, threads, products, dims = last
+    isa, path = chosen.kernels.isa() if chosen.name == "cpu" else "", ""
+    if chosen.name == "cuda":
+        isa = sys.modules["fastrnn.cuda.arrays"].isa()
+        if dims is not None:
+            path = chosen.kernels.chose(dims["N"], dims.get("T", 1), dims["D"], dims["H"], products.itemsize)
+    return LastBackend(chosen.name, function, isa, precision, threads, path)
 
 
 # ---- precision -----------------------------------------------------------------------------------------------------
@@ -310,6 +356,9 @@ def set_float32_matmul_precision(precision: str) -> None:
     of operands rounded or split likewise, and eps = 2^-7 for ``"medium"``, 2^-16 for ``"high"``.
 
     Numbers from 3.39e38 on (the largest float32 is 3.40e38) round to an infinity, and denormal ones to zero.
+
+    On backend ``cuda`` tensor cores multiply: ``"high"`` rounds the operands of products to TF32 (10 bits of mantissa;
+    eps = 2^-10, and the oracle rounds likewise), ``"medium"`` to bfloat16.
     """
     global _precision
     if not isinstance(precision, str) or precision not in PRECISIONS:

@@ -4,6 +4,10 @@ Each public function opens one :class:`Arguments`, which learns the sizes of nam
 is shown and holds every later array against them, so that a message can say what was expected, why, and what came.
 Arrays leave with one floating dtype, in native byte order and aligned; strides are kept, and nothing is copied that
 is right already.
+
+All arrays of a call are in one place, in the computer's memory or on a CUDA device: whatever is elsewhere is an error,
+and nothing is moved but what is small and looked at on the host anyway. Ids, masks and lengths may be NumPy arrays in a
+call on a device.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.arrays import HOST, Place, on_device, to_host
+from fastrnn.backend import get_backend
 from fastrnn.cache import Cache
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -28,6 +34,14 @@ def _pattern(text: str) -> tuple[tuple[int, str], ...]:
         assert match, f"a pattern of dimensions cannot hold {token!r}"
         axes.append((int(match[1] or 1), match[2]))
     return tuple(axes)
+
+
+def _type_name(value: Any) -> str:
+    """``cupy.ndarray``, ``torch.Tensor``, ``list``."""
+    kind = type(value)
+    if kind is np.ndarray:
+        return "NumPy array"
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def _tuple_text(parts: list[str]) -> str:
@@ -45,12 +59,22 @@ class Arguments:
         Sizes known beforehand (those of the forward pass, say).
     source : str, optional
         Where those sizes come from.
+    place : Place, optional
+        Where the arrays of the call live.
     """
 
-    __slots__ = ("dims", "function", "sources")
+    __slots__ = ("dims", "function", "place", "plain", "sources")
 
-    def __init__(self, function: str, dims: dict[str, int] | None = None, source: str = "the forward pass") -> None:
+    def __init__(
+        self,
+        function: str,
+        dims: dict[str, int] | None = None,
+        source: str = "the forward pass",
+        place: Place = HOST,
+    ) -> None:
         self.function = function
+        self.place = place
+        self.plain = place.plain
         self.dims: dict[str, int] = dict(dims or {})
         self.sources: dict[str, str] = dict.fromkeys(self.dims, source)
 
@@ -61,8 +85,18 @@ class Arguments:
     def __getitem__(self, dim: str) -> int:
         return self.dims[dim]
 
-    def array(self, name: str, value: Any) -> np.ndarray:
-        """`value` as NumPy makes an array of it."""
+    # ---- where arrays are ------------------------------------------------------------------------------------------
+
+    def array(self, name: str, value: Any) -> Any:
+        """`value` as an array in the place of the call."""
+        if self.place.on_device:
+            return self._adopted(name, value)
+        if on_device(value):
+            expected = "be an array in the computer's memory, where this call's are (cupy.asnumpy copies it there)"
+            setting = get_backend()
+            if setting != "auto":
+                expected = f"be an array in the computer's memory, where backend {setting!r} computes"
+            raise self.fail(TypeError, name, expected, f"a {_type_name(value)} on a CUDA device")
         try:
             return np.asarray(value)
         except ValueError as error:
@@ -71,11 +105,28 @@ class Arguments:
             actual = f"{type(value).__name__}, which NumPy cannot read: {error}"
             raise self.fail(TypeError, name, "be an array of numbers", actual) from error
 
+    def _adopted(self, name: str, value: Any) -> Any:
+        """An array that is on the device, as CuPy's."""
+        if not on_device(value):
+            expected = "be an array on the CUDA device, where this call computes (cupy.asarray copies it there)"
+            raise self.fail(TypeError, name, expected, f"a {_type_name(value)}")
+        try:
+            return self.place.adopted(value)
+        except Exception as error:  # it is on another device, or its library does not hand it out, and says why
+            actual = " ".join(f"a {_type_name(value)}: {error}".split())
+            raise self.fail(ValueError, name, "be an array on the current CUDA device", actual) from error
+
+    def either(self, name: str, value: Any) -> Any:
+        """`value` as an array in the computer's memory, or also on the device if the call is there."""
+        if self.place.on_device and not on_device(value):
+            return Arguments(self.function).array(name, value)
+        return self.array(name, value)
+
     # ---- floating arrays -------------------------------------------------------------------------------------------
 
-    def raw(self, name: str, value: Any) -> np.ndarray:
+    def raw(self, name: str, value: Any) -> Any:
         """`value` as an array of real numbers, its dtype not yet settled."""
-        if type(value) is np.ndarray and value.dtype in FLOATS and value.dtype.isnative:
+        if type(value) is self.plain and value.dtype in FLOATS and value.dtype.isnative:
             return value
         array = self.array(name, value)
         if array.dtype.kind not in "fiub":
@@ -106,17 +157,18 @@ class Arguments:
         self, name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype, other_name: str, other: np.ndarray
     ) -> None:
         """Hold an array that is written to against what it must be; it may share no memory with `other`."""
-        if not isinstance(value, np.ndarray):
-            raise self.fail(TypeError, name, "be a NumPy array, which is written to", type(value).__name__)
+        if not isinstance(value, self.place.xp.ndarray):
+            library = "CuPy" if self.place.on_device else "NumPy"
+            raise self.fail(TypeError, name, f"be a {library} array, which is written to", _type_name(value))
         if value.shape != shape:
             raise self.fail(ValueError, name, f"have shape {shape}", f"shape {value.shape}")
         if value.dtype != dtype:
             raise self.fail(TypeError, name, f"have dtype {dtype}", f"dtype {value.dtype}")
-        if not value.flags.writeable:
+        if not self.place.on_device and not value.flags.writeable:  # CuPy's all are
             raise self.fail(ValueError, name, "be writeable", "a read-only array")
         if not value.flags.c_contiguous and self._overlaps_itself(value):
             raise self.fail(ValueError, name, "have each element in a place of its own", f"strides {value.strides}")
-        if np.may_share_memory(value, other) and self._share_memory(value, other):
+        if self._share_memory(self.place.memory(value), self.place.memory(other)):
             raise self.fail(ValueError, name, f"share no memory with '{other_name}'", "an overlapping array")
 
     @staticmethod
@@ -132,18 +184,17 @@ class Arguments:
     @staticmethod
     def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
         try:
-            return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+            return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
         except np.exceptions.TooHardError:  # assume the worst
             return True
 
-    @staticmethod
-    def settle(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def settle(self, array: Any, dtype: np.dtype) -> Any:
         """`array` in `dtype`, native byte order and aligned: itself, or a copy where it is not so already."""
-        if array.dtype == dtype and array.dtype.isnative and array.flags.aligned:
+        if array.dtype == dtype and array.dtype.isnative and (self.place.on_device or array.flags.aligned):
             # A stride that is no multiple of the item (a field of a packed record) cannot be counted in elements.
             if array.flags.c_contiguous or all(stride % array.itemsize == 0 for stride in array.strides):
                 return array
-        return np.array(array, dtype=dtype.newbyteorder("="), order="C")
+        return self.place.xp.array(array, dtype=dtype.newbyteorder("="), order="C")
 
     def shape(self, name: str, shape: tuple[int, ...], pattern: str) -> None:
         """Hold `shape` against `pattern`, learning the dimensions that are new."""
@@ -178,42 +229,76 @@ class Arguments:
         )
 
     @staticmethod
-    def _kind(value: Any, array: np.ndarray) -> str:
-        if isinstance(value, np.ndarray):
+    def _kind(value: Any, array: Any) -> str:
+        if isinstance(value, type(array)):
             return f"dtype {array.dtype}"
         return f"{type(value).__name__} (dtype {array.dtype})"
 
     # ---- integers --------------------------------------------------------------------------------------------------
 
-    def ids(self, name: str, value: Any, upper: int, of: str, where: np.ndarray | None = None) -> np.ndarray:
+    def ids(self, name: str, value: Any, upper: int, of: str, where: Any = None) -> Any:
         """Integer indices in ``[0, upper)`` as int64; with `where`, only the positions that it marks are looked at.
+
+        On a device the position of the first one outside is read back, which waits for the device; where ids and
+        `where` are NumPy arrays they are checked before they are moved, and nothing is waited for.
 
         Parameters
         ----------
         of : str
             What the indices point into, for the message (``"the V = 1004 rows of W"``).
         """
-        array = self.array(name, value)
+        array = self.either(name, value)
         if array.dtype.kind not in "iu":
-            if array.size or array.dtype.kind not in "f" or isinstance(value, np.ndarray):
+            if array.size or array.dtype.kind not in "f" or isinstance(value, type(array)):
                 raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
         if array.size:
-            low, high = (array.min(), array.max()) if where is None else (-1, 0)
-            if low < 0 or high >= upper:
-                bad = (array < 0) | (array >= upper)
-                if where is not None:
-                    bad &= where
-                if bad.any():
-                    position = tuple(int(i) for i in np.argwhere(bad)[0])
-                    at = "" if array.ndim == 0 else f" at position {position if array.ndim > 1 else position[0]}"
-                    raise self.fail(IndexError, name, f"hold ids in [0, {upper}), {of}", f"{array[position]}{at}")
-        return array.astype(np.int64)
+            both_on_host = type(array) is np.ndarray and (where is None or type(where) is np.ndarray)
+            if not self.place.on_device or both_on_host:
+                position = self._first_bad_id(array, upper, where)
+            else:
+                array = self.place.moved(array)
+                position = self._first_bad_id_on_device(array, upper, where)
+            if position is not None:
+                at = "" if array.ndim == 0 else f" at position {position if array.ndim > 1 else position[0]}"
+                raise self.fail(IndexError, name, f"hold ids in [0, {upper}), {of}", f"{int(array[position])}{at}")
+        return self.place.moved(array.astype(np.int64))
 
-    def lengths(self, value: Any, name: str = "lengths") -> np.ndarray | None:
-        """Numbers of valid steps ``(N,)`` between 0 and T as int64, or None."""
+    @staticmethod
+    def _first_bad_id(array: np.ndarray, upper: int, where: np.ndarray | None) -> tuple[int, ...] | None:
+        low, high = (array.min(), array.max()) if where is None else (-1, 0)
+        if low >= 0 and high < upper:
+            return None
+        bad = (array < 0) | (array >= upper)
+        if where is not None:
+            bad &= where
+        return tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else None
+
+    def _first_bad_id_on_device(self, array: Any, upper: int, where: Any) -> tuple[int, ...] | None:
+        ids = array.astype(np.int64).reshape(-1)  # unsigned ones beyond its range become negative
+        if where is not None:  # id 0 stands where it does not matter which; of no words none may be counted
+            counted = self.place.moved(where).reshape(-1)
+            ids = self.place.xp.where(counted, ids if upper else -1, 0)
+            upper = max(upper, 1)
+        first = self.place.first_bad_id(ids, upper)
+        return None if first < 0 else tuple(int(i) for i in np.unravel_index(first, array.shape))
+
+    def mask(self, name: str, value: Any) -> Any:
+        """An array of booleans, or of numbers that are all 0 or 1; on the host or the device, as it was given."""
+        array = self.either(name, value)
+        if array.dtype.kind != "b":
+            if array.dtype.kind not in "iuf" or not bool(((array == 0) | (array == 1)).all()):
+                raise self.fail(TypeError, name, "be boolean, or all 0 and 1", f"dtype {array.dtype}")
+            array = array.astype(bool)
+        return array
+
+    def lengths(self, value: Any, name: str = "lengths") -> Any:
+        """Numbers of valid steps ``(N,)`` between 0 and T as int64, or None.
+
+        They are looked at on the host: those on a device are read back once, which waits for the device.
+        """
         if value is None:
             return None
-        array = self.array(name, value)
+        array = to_host(self.either(name, value))
         if array.dtype.kind not in "iu" and array.size:
             raise self.fail(TypeError, name, "hold integers", self._kind(value, array))
         self.shape(name, array.shape, "N")
@@ -224,13 +309,16 @@ class Arguments:
             raise self.fail(
                 ValueError, name, f"lie between 0 and T = {steps}", f"{array[position]} at position {position}"
             )
-        return np.ascontiguousarray(array, dtype=np.int64)
+        return self.place.moved(np.ascontiguousarray(array, dtype=np.int64))
 
     # ---- single values ---------------------------------------------------------------------------------------------
 
     def number(self, name: str, value: Any) -> float:
         """A real number as a Python float."""
-        array = self.array(name, value)
+        if on_device(value):  # float() would wait for it
+            actual = f"a {_type_name(value)} on a CUDA device"
+            raise self.fail(TypeError, name, "be a number in the computer's memory", actual)
+        array = Arguments(self.function).array(name, value)
         if array.dtype.kind not in "fiub":
             raise self.fail(TypeError, name, "be a real number", self._kind(value, array))
         if array.size != 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 import fastrnn
 from fastrnn import reference
+from fastrnn.arrays import HOST, Place, device
 from fastrnn.backend import EMPTY
 
 # Dtypes that are tried, and the dtype in which the oracle then is exact. It has to be a wider one: beside an oracle in
@@ -29,7 +31,7 @@ DTYPES = tuple(EXACT)
 # first takes 8 bits, the sign of the second one more, and it has 8 bits itself.
 BF16_EPS = 2.0**-7
 SPLIT_EPS = 2.0**-16
-PRODUCTS_EPS = {"high": SPLIT_EPS, "medium": BF16_EPS}
+TF32_EPS = 2.0**-10
 
 # ---- the rule ------------------------------------------------------------------------------------------------------
 
@@ -172,6 +174,8 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unaligned": _unaligned,
     "byteswapped": _swapped,
 }
+# CuPy's arrays are native and aligned, and cannot be protected.
+DEVICE_LAYOUTS = ("contiguous", "strided", "fortran", "reversed")
 
 
 def _rng(*key: object) -> np.random.Generator:
@@ -798,6 +802,23 @@ class SplitProducts(RoundedProducts):
         return np.add(a_hi @ b_hi, a_hi @ b_lo + a_lo @ b_hi, **options)
 
 
+class Tf32Products(RoundedProducts):
+    """The same for TF32, which ``"high"`` is on backend ``cuda``."""
+
+    @staticmethod
+    def product(a: np.ndarray, b: np.ndarray, **options: Any) -> Any:
+        return np.matmul(_to_tf32(a), _to_tf32(b), **options)
+
+
+# Of each backend that has products of less than float32 precision: what the oracle is run on, and their eps.
+LOWER_PRECISION: dict[tuple[str, str], tuple[type[RoundedProducts], float]] = {
+    ("cpu", "high"): (SplitProducts, SPLIT_EPS),
+    ("cpu", "medium"): (RoundedProducts, BF16_EPS),
+    ("cuda", "high"): (Tf32Products, TF32_EPS),
+    ("cuda", "medium"): (RoundedProducts, BF16_EPS),
+}
+
+
 def _to_bf16(x: np.ndarray) -> np.ndarray:
     """float32 rounded to the nearest bfloat16, ties to even; what is not finite stays."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
@@ -811,18 +832,51 @@ def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return hi, _to_bf16(np.subtract(x, hi, out=np.zeros_like(hi), where=np.isfinite(hi)))
 
 
-def _oracle_in(precision: str, case: Case) -> Outputs:
-    """The oracle's outputs in float32 with products in a precision of :data:`PRODUCTS_EPS`."""
-    kind = RoundedProducts if precision == "medium" else SplitProducts
+def _to_tf32(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to 10 bits of mantissa, ties away from zero as tensor cores' operands are."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x1000) & np.uint32(0xFFFFE000)
+    return np.where(np.isfinite(x), rounded.view(np.float32), x)
+
+
+def _rounded_oracle(case: Case, kind: type[RoundedProducts]) -> Outputs:
+    """The oracle's outputs in float32 with products of rounded operands."""
     inputs = {key: a.view(kind) if a.dtype.kind == "f" else a for key, a in cast(case, np.float32).items()}
     return {key: np.asarray(value) for key, value in case.call(reference, inputs).items()}
 
 
-def _memory(a: np.ndarray) -> bytes:
-    """All of the memory that `a` is a view of: what lies between its elements included."""
+def _whole(a: np.ndarray) -> np.ndarray:
+    """All of the memory that `a` is a view of, what lies between its elements included, as bytes."""
     while isinstance(a.base, np.ndarray):
         a = a.base
-    return a.tobytes()
+    return a.ravel(order="K").view(np.uint8)
+
+
+def _placed(a: np.ndarray, place: Place) -> tuple[Any, Callable[[], bytes]]:
+    """`a` where a backend wants it, lying in memory as it does here; and what reads all of that memory."""
+    whole = _whole(a)
+    if not place.on_device:
+        return a, lambda: _whole(a).tobytes()
+    xp = place.xp
+    memory = xp.asarray(whole)
+    offset = a.__array_interface__["data"][0] - whole.__array_interface__["data"][0] if a.size else 0
+    there = xp.ndarray(a.shape, a.dtype, memory.data + offset, a.strides)
+    return there, lambda: xp.asnumpy(memory).tobytes()
+
+
+def _fetched(results: Outputs, place: Place) -> tuple[Outputs, list[str]]:
+    """Results as the oracle gives them, in the computer's memory; and complaints about those that were there before."""
+    if not place.on_device:
+        return results, []
+    fetched, complaints = {}, []
+    for key, value in results.items():
+        if isinstance(value, place.xp.ndarray):
+            value = place.xp.asnumpy(value)
+            value = value[()] if value.ndim == 0 else value
+        elif isinstance(value, (np.ndarray, np.generic)):
+            complaints.append(f"{key} is {type(value).__name__} of NumPy, not an array on the device")
+        fetched[key] = value
+    return fetched, complaints
 
 
 def _bits(outputs: Outputs) -> dict[str, bytes]:
@@ -856,47 +910,88 @@ def thread_counts() -> list[int]:
     return [default, *dict.fromkeys((default, 1, 2))]
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(count)
+    try:
+        yield
+    finally:
+        fastrnn.set_num_threads(before)
+
+
+@contextmanager
+def _own_stream(place: Place) -> Iterator[None]:
+    """A stream that does not wait for the default one; the inputs are there by then."""
+    place.xp.cuda.Device().synchronize()
+    with place.xp.cuda.Stream(non_blocking=True) as stream:
+        yield
+        stream.synchronize()
+
+
+def _repeats(backend: str, place: Place) -> list[tuple[str, AbstractContextManager[Any]]]:
+    """The circumstances in which a case is run, all with the same results, bit for bit."""
+    if place.on_device:
+        return [("", nullcontext()), ("in another call", nullcontext()), ("on another stream", _own_stream(place))]
+    if backend == "cuda":  # the simulator has neither threads nor streams, and is slow
+        return [("", nullcontext()), ("in another call", nullcontext())]
+    before = fastrnn.get_num_threads()
+    counts = thread_counts()
+    return [(f"with {count} threads as with {before} before", _threads(count)) for count in counts]
+
+
+def runs_on(case: Case, backend: str) -> bool:
+    """Whether the case makes sense on a backend: some layouts of memory do not exist on a device."""
+    return case.layout in DEVICE_LAYOUTS or not _place(backend).on_device
+
+
+def _place(backend: str) -> Place:
+    return device() if backend == "cuda" and not fastrnn.backend_status()[backend] else HOST
+
+
 def run_case(case: Case, backend: str, dtype: Any, oracle_and_exact: tuple[Outputs, Outputs] | None = None) -> Outcome:
     """Run one case on one backend and hold it against the oracle.
 
     Besides the tolerance rule it must be that dtypes and shapes are the oracle's, that no input was modified, that
     the backend asked for is the one that ran, and that the results are the same bits at every thread count and when
-    repeated. Whatever goes wrong, an exception included, stands in the outcome's `failure`.
+    repeated. On a device inputs are moved there as they lie in memory, results must be there, and are the same bits on
+    a stream of their own. Whatever goes wrong, an exception included, stands in the outcome's `failure`.
     """
     dtype = np.dtype(dtype)
     start = time.perf_counter()
     ran_on, isa, precision, failures = "", "", "highest", []
     worst: tuple[float, str, float, float] = (np.inf, "", np.nan, np.nan)
-    before = fastrnn.get_num_threads()
     try:
+        place = _place(backend)
         oracle, exact = oracle_and_exact or expected(case, dtype)
-        given = {key: LAYOUTS[case.layout](a) for key, a in cast(case, dtype).items()}
-        memory = {key: _memory(a) for key, a in given.items()}
+        laid = {key: LAYOUTS[case.layout](a) for key, a in cast(case, dtype).items()}
+        given, memory = {}, {}
+        for key, a in laid.items():
+            given[key], memory[key] = _placed(a, place)
+        untouched = {key: read() for key, read in memory.items()}
         first: dict[str, bytes] | None = None
         with fastrnn.backend(backend):
-            for threads in thread_counts():
-                fastrnn.set_num_threads(threads)
-                results = case.call(fastrnn, given)
+            for circumstances, context in _repeats(backend, place):
+                with context:
+                    results, elsewhere = _fetched(case.call(fastrnn, given), place)
                 bits = _bits(results)
                 if first is None:
                     first = bits
                     last = fastrnn.last_backend()
                     ran_on, isa = str(last), getattr(last, "isa", "")
                     precision = getattr(last, "precision", "highest")
-                    eps = PRODUCTS_EPS.get(precision)
-                    if eps is not None:
-                        oracle = _oracle_in(precision, case)
+                    kind, eps = LOWER_PRECISION.get((ran_on, precision), (None, None))
+                    if kind is not None:
+                        oracle = _rounded_oracle(case, kind)
                     *worst, complaints = _judge(results, oracle, exact, dtype, eps)  # type: ignore[assignment]
-                    failures += [complaints] if complaints else []
+                    failures += [*elsewhere, complaints] if complaints else elsewhere
                     failures += _who_ran(case, backend)
                 elif bits != first:
                     changed = ", ".join(key for key in first if bits.get(key) != first[key])
-                    failures.append(f"{changed} not the same bits with {threads} threads as with {before} before")
-        failures += [f"modified its input {key}" for key, a in given.items() if _memory(a) != memory[key]]
+                    failures.append(f"{changed} not the same bits {circumstances}")
+        failures += [f"modified its input {key}" for key, read in memory.items() if read() != untouched[key]]
     except Exception as error:  # reported as this case's failure; the other cases go on
         failures.append(f"{type(error).__name__}: {error}")
-    finally:
-        fastrnn.set_num_threads(before)
     return Outcome(
         operation=case.operation,
         function=case.function,
@@ -935,9 +1030,11 @@ def check(operations: Iterable[str], backends: Iterable[str], dtypes: Iterable[s
                 except Exception:
                     oracle = None  # run_case meets the exception again and reports it
                 for backend in backends:
-                    yield run_case(case, backend, dtype, oracle)
+                    if runs_on(case, backend):
+                        yield run_case(case, backend, dtype, oracle)
 
 
 def count(operations: Iterable[str], backends: Iterable[str], dtypes: Iterable[str] = DTYPES) -> int:
     """Number of outcomes that :func:`check` will yield."""
-    return sum(1 for operation in operations for _ in CASES[operation]()) * len(tuple(backends)) * len(tuple(dtypes))
+    cases, backends = [case for operation in operations for case in CASES[operation]()], tuple(backends)
+    return sum(runs_on(case, backend) for case in cases for backend in backends) * len(tuple(dtypes))

@@ -6,14 +6,18 @@ import pytest
 
 import fastrnn
 from fastrnn import conformance
+from fastrnn.arrays import device
 
 _expected: dict = {}  # what the oracle gives is the same for every backend
 _STATUS = fastrnn.backend_status()
-# Every backend of the table, skipped by name and with the reason where it cannot run.
+ON_GPU = not _STATUS["cuda"] and device().on_device
+# Every backend of the table that takes NumPy arrays, skipped by name and with the reason where it cannot run.
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=f"{name}: {reason}"))
     for name, reason in _STATUS.items()
+    if name != "cuda" or not ON_GPU
 ]
+USABLE = [name for name in fastrnn.available_backends() if name != "cuda" or not ON_GPU]
 
 
 def conformance_grid(row):
@@ -22,7 +26,8 @@ def conformance_grid(row):
 
     def decorate(test):
         test = pytest.mark.parametrize("dtype", conformance.DTYPES)(test)
-        test = pytest.mark.parametrize("backend", BACKENDS)(test)
+        backends = BACKENDS + ([pytest.param("cuda", marks=pytest.mark.gpu)] if ON_GPU else [])
+        test = pytest.mark.parametrize("backend", backends)(test)
         return pytest.mark.parametrize("function", functions)(test)
 
     return decorate
@@ -31,6 +36,7 @@ def conformance_grid(row):
 def assert_conforms(row, function, backend, dtype):
     """Every case of the function meets everything that `fastrnn check` asks."""
     cases = [case for case in conformance.CASES[row]() if case.function == function]
+    cases = [case for case in cases if conformance.runs_on(case, backend)]
     assert cases
     for case in cases:
         if (str(case), dtype) not in _expected:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from harness import USABLE
 
 import fastrnn
 from fastrnn import cache
@@ -60,7 +61,7 @@ def test_caches_outlive_later_calls(backend_with_kernels):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture(params=[name for name in fastrnn.available_backends() if name != "reference"])
+@pytest.fixture(params=[name for name in USABLE if name != "reference"])
 def backend_with_kernels(request):
     with fastrnn.backend(request.param):
         yield request.param

@@ -413,7 +413,7 @@ def test_rows_are_recorded(tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and tuple(rows[0]) == bench_tables.COLUMNS
     assert {row["precision"] for row in rows} == {"highest"}
-    ours = fastrnn.available_backends()[0]
+    ours = bench_command.common.timed_backends()[0]
     assert [row["provider"] for row in rows] == 2 * [ours, "numpy"]
     assert {row["shape"] for row in rows} == {"1,32,20,20"} and {row["threads"] for row in rows} == {"1"}
     assert all(f"numpy={np.__version__}" in row["versions"] for row in rows)
@@ -590,7 +590,7 @@ def test_precision_medium_brings_bfloat16(precision, kernel, tmp_path):
     assert precision == ["highest", "medium", "highest"]  # set for the run only
     assert {row["precision"] for row in rows} == {"medium"}
     assert all(row["fraction_of_peak"] is None for row in rows if row["provider"] != "torch")
-    ours = fastrnn.available_backends()[0]
+    ours = bench_command.common.timed_backends()[0]
     assert [row["provider"] for row in rows] == 2 * [ours, "torch", "torch:bf16"]
     for other in (("--precision", "high"), ("--precision", "medium", "--dtype", "float64")):
         rows, _ = rows_of(*arguments, *other, path=tmp_path / "rows.json")
@@ -616,7 +616,7 @@ def test_ours_is_held_to_the_precision_asked_for(precision, monkeypatch, p, erro
 def test_a_sweep_varies_one_size(tmp_path):
     arguments = ("gru", *QUICK, "--shape", "2,3,4,5", "--sweep", "N=1,3", "--sweep", "H=6,5,7", "--mode", "forward")
     rows, output = rows_of(*arguments, path=tmp_path / "rows.json")
-    ours = fastrnn.available_backends()[0]
+    ours = bench_command.common.timed_backends()[0]
     shapes = ["1,3,4,5", "3,3,4,5", "2,3,4,5", "2,3,4,6", "2,3,4,7"]
     assert [(row["shape"], row["provider"]) for row in rows] == [(s, p) for s in shapes for p in (ours, "numpy")]
     for line in ("gru forward over N, N T D H = N,3,4,5 float32", "gru forward over H, N T D H = 2,3,4,H float32"):
@@ -671,7 +671,7 @@ def test_the_picture_of_a_sweep(tmp_path):
 
 def test_the_readme_table_is_made_of_the_last_rows():
     bench_command._bench_package()
-    from fastrnn.bench.update_readme import END, START, written
+    from fastrnn.bench.update_readme import END, GPU_END, GPU_START, START, written
 
     def row(provider, p50, **changes):
         values = dict.fromkeys(bench_tables.COLUMNS, "") | {"kernel": "lstm", "mode": "both", "shape": "1,2,3,4"}
@@ -687,15 +687,22 @@ def test_the_readme_table_is_made_of_the_last_rows():
         row("numpy", "31.4"),
         row("cpu", "5", dtype="float64"),
     ]
-    before = written(f"before\n{START}\nold\n{END}\nafter\n", rows)
+    readme = f"before\n{START}\nold\n{END}\nbetween\n{GPU_START}\nold\n{GPU_END}\nafter\n"
+    before = written(readme, rows)
     assert "| NumPy | PyTorch | × NumPy | × PyTorch |" in before and "ONNX" not in before
+    assert "Not yet run" in before
     rows += [
         row("cpu", "1.5", precision="medium"),
         row("torch:bf16", "3.0", precision="medium"),
         row("cpu", "1", mode="forward"),
         row("onnxruntime", "4", mode="forward"),
+        row("cuda", "0.25", hardware="abacus of stone", isa="pebbles"),
+        row("torch", "0.5", hardware="abacus of stone"),
+        row("cuda", "0.1", hardware="abacus of stone", isa="pebbles", kernel="gram", precision="high"),
     ]
-    text = written(f"before\n{START}\nold\n{END}\nafter\n", rows)
+    text = written(readme, rows)
+    assert "| lstm | 1, 2, 3, 4 | float32 | 0.250 | 125.00 | 0.500 | 2× |" in text and "Not yet run" not in text
+    assert "| gram | 1, 2, 3, 4 | float32 high | 0.100 | – | – | – |" in text and "abacus of stone (pebbles)" in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| PyTorch | PyTorch bf16 | ONNX Runtime | × NumPy | × PyTorch | × PyTorch bf16 | × ONNX Runtime |" in text
     assert "| lstm | 1, 2, 3, 4 | float32 | 2.00 | 46 % | – | 31.4 | – | – | – | 16× | – | – | – |" in text

@@ -39,7 +39,7 @@ def test_the_commands_of_the_readme_exist():
 
     commands = get_command(app).commands
     named = set(re.findall(r"(?:`|bin/)fastrnn ([a-z]+)", README + CONTRIBUTING))
-    assert named == {"info", "check", "bench"} and named <= commands.keys()
+    assert named == {"info", "check", "bench", "demo"} and named <= commands.keys()
     options = {option for command in commands.values() for p in command.params for option in p.opts}
     for option in re.findall(r"--[a-z]+", README + CONTRIBUTING):
         assert option in options, option

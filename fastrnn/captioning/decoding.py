@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.arrays import to_host
 from fastrnn.checks import Arguments
 
 __all__ = ["decode_captions"]
@@ -39,7 +40,7 @@ def decode_captions(captions: Any, idx_to_word: Sequence[str] | Mapping[int, str
         An id has no word.
     """
     args = Arguments("decode_captions")
-    ids = args.array("captions", captions)
+    ids = args.array("captions", to_host(captions))
     if ids.ndim not in (1, 2):
         raise args.fail(ValueError, "captions", "have shape (T,) or (N, T)", f"shape {ids.shape}")
     words = dict(idx_to_word) if isinstance(idx_to_word, Mapping) else dict(enumerate(idx_to_word))

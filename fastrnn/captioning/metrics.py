@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.arrays import to_host
 from fastrnn.checks import Arguments
 
 __all__ = ["exact_match"]
@@ -34,7 +35,7 @@ def exact_match(sampled: Any, captions: Any, word_to_idx: Mapping[str, int]) -> 
     args = Arguments("exact_match")
     pair = []
     for name, value, dims in (("sampled", sampled, "N T1"), ("captions", captions, "N T2")):
-        ids = args.array(name, value)
+        ids = args.array(name, to_host(value))
         args.shape(name, ids.shape, dims)
         if ids.dtype.kind not in "iu":
             raise args.fail(TypeError, name, "hold integers", f"dtype {ids.dtype}")

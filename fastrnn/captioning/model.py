@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrnn.arrays import HOST, device, place_of, to_host
+from fastrnn.backend import get_backend
 from fastrnn.captioning.data import generator, positive
 from fastrnn.checks import FLOATS, Arguments
 from fastrnn.ops.affine import affine_backward, affine_forward
@@ -36,7 +38,8 @@ class CaptioningRNN:
     """Caption images with a vanilla RNN, an LSTM or a GRU.
 
     The initial hidden state is affine in the image's features; each step reads a word vector and gives scores for the
-    next word. All the arithmetic is that of `fastrnn`'s functions, so that it runs on whichever backend is set.
+    next word. All the arithmetic is that of `fastrnn`'s functions, so that it runs on whichever backend is set. Where
+    the parameters are CuPy's arrays, as they are from the beginning if backend ``cuda`` is set, it runs on the GPU.
 
     Parameters
     ----------
@@ -108,16 +111,17 @@ class CaptioningRNN:
         params["b"] = np.zeros(G * H)
         params["W_vocab"] = draw((H, V)) / np.sqrt(H)
         params["b_vocab"] = np.zeros(V)
-        self.params: dict[str, np.ndarray] = {name: value.astype(self.dtype) for name, value in params.items()}
+        place = device() if get_backend() == "cuda" else HOST
+        self.params: dict[str, Any] = {name: place.moved(value.astype(self.dtype)) for name, value in params.items()}
 
-    def _features(self, args: Arguments, features: Any) -> np.ndarray:
-        """The features in the dtype of the parameters, so that float64 features leave a float32 model float32."""
+    def _features(self, args: Arguments, features: Any) -> Any:
+        """The features where the parameters are, in their dtype: float64 features leave a float32 model float32."""
         W_proj = self.params["W_proj"]
         args.shape("W_proj", W_proj.shape, "D H")
         (checked,) = args.floats(("features", features, "N D"), dtype=W_proj.dtype)
-        return checked
+        return place_of(W_proj).moved(checked)
 
-    def loss(self, features: Any, captions: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    def loss(self, features: Any, captions: Any) -> tuple[Any, dict[str, Any]]:
         """Loss of the captions, and its gradient with respect to every parameter.
 
         Parameters
@@ -128,17 +132,21 @@ class CaptioningRNN:
             Word ids: ``<START>``, the words, ``<END>``, filled up with ``<NULL>``. Step t reads word t and is to give
             word t + 1; ``<NULL>`` words to be given do not count.
 
+        With parameters on a GPU, features and captions are NumPy arrays as well: they are moved, and nothing is waited
+        for. Captions on the GPU would be read back, since it is decided here which steps are run.
+
         Returns
         -------
         loss : float
-            Cross-entropy summed over the steps and averaged over the N images.
+            Cross-entropy summed over the steps and averaged over the N images; on a GPU a CuPy array of no axes.
         grads : dict
             The gradient of each parameter, of its name, shape and dtype.
         """
         params = self.params
-        args = Arguments("CaptioningRNN.loss")
+        args = Arguments("CaptioningRNN.loss", place=place_of(features))
         features = self._features(args, features)
-        ids = args.array("captions", captions)
+        args = Arguments("CaptioningRNN.loss", {"N": args["N"]}, "features")
+        ids = args.array("captions", to_host(captions))
         args.shape("captions", ids.shape, "N T")
         ids = args.ids("captions", ids, len(self.word_to_idx), f"the V = {len(self.word_to_idx)} words")
         if args["T"] == 0:
@@ -153,7 +161,7 @@ class CaptioningRNN:
         h0, proj_cache = affine_forward(features, params["W_proj"], params["b_proj"])
         x, embed_cache = word_embedding_forward(words_in, params["W_embed"])
         h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"], lengths=lengths)
-        grads: dict[str, np.ndarray] = {}
+        grads: dict[str, Any] = {}
         loss, dh, grads["W_vocab"], grads["b_vocab"] = vocab_softmax_loss(
             h, params["W_vocab"], params["b_vocab"], words_out, mask
         )
@@ -163,7 +171,7 @@ class CaptioningRNN:
         # Parameters of mixed dtypes are computed with in the wider one; each gets its gradient in its own.
         return loss, {name: grads[name].astype(value.dtype, copy=False) for name, value in params.items()}
 
-    def sample(self, features: Any, max_length: int = 30) -> np.ndarray:
+    def sample(self, features: Any, max_length: int = 30) -> Any:
         """Caption images greedily: at each step the word with the highest score, which the next step reads.
 
         Parameters
@@ -176,19 +184,20 @@ class CaptioningRNN:
         Returns
         -------
         int32 (N, max_length)
-            Word ids; the first column is the first word said, not ``<START>``.
+            Word ids; the first column is the first word said, not ``<START>``. They are where the parameters are.
         """
         params = self.params
-        args = Arguments("CaptioningRNN.sample")
+        args = Arguments("CaptioningRNN.sample", place=place_of(features))
         features = self._features(args, features)
         max_length = positive(args, "max_length", max_length)
         if self._start is None:
             raise ValueError("CaptioningRNN.sample: word_to_idx must have the word '<START>' to begin from, got none")
 
         h, _ = affine_forward(features, params["W_proj"], params["b_proj"])
-        c = np.zeros_like(h)
-        captions = np.empty((len(features), max_length), dtype=np.int32)
-        words = np.full(len(features), self._start)
+        xp = place_of(h).xp
+        c = xp.zeros_like(h)
+        captions = xp.empty((len(features), max_length), dtype=np.int32)
+        words: Any = np.full(len(features), self._start)
         for t in range(max_length):
             x, _ = word_embedding_forward(words, params["W_embed"])
             if self.cell_type == "lstm":
@@ -197,5 +206,6 @@ class CaptioningRNN:
                 step = rnn_step_forward if self.cell_type == "rnn" else gru_step_forward
                 h, _ = step(x, h, params["Wx"], params["Wh"], params["b"])
             scores, _ = affine_forward(h, params["W_vocab"], params["b_vocab"])
-            words = captions[:, t] = scores.argmax(axis=1)
+            words = scores.argmax(axis=1)
+            captions[:, t] = words
         return captions

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import optim
+from fastrnn.arrays import on_device
 from fastrnn.captioning.data import generator, positive, sample_coco_minibatch
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.checks import Arguments
@@ -44,14 +45,15 @@ class CaptioningSolver:
     updater_config : mapping, optional
         Another name for `optim_config`.
     callback : callable, optional
-        Called after every iteration as ``callback(iteration, num_iterations, loss)``, with the first iteration 1.
+        Called after every iteration as ``callback(iteration, num_iterations, loss)``, with the first iteration 1. The
+        loss is what the model returns: a number, or on a GPU a CuPy array of no axes, which ``float()`` waits for.
     rng : numpy.random.Generator, optional
         Draws the minibatches instead of NumPy's global generator.
 
     Attributes
     ----------
     loss_history : list of float
-        The loss of every iteration.
+        The loss of every iteration. With a model on a GPU, looking at it waits for the iterations so far.
     optim_configs : dict
         The update rule's options and state for each parameter.
     epoch : int
@@ -71,7 +73,7 @@ class CaptioningSolver:
         verbose: bool = True,
         *,
         updater_config: Mapping[str, Any] | None = None,
-        callback: Callable[[int, int, float], Any] | None = None,
+        callback: Callable[[int, int, Any], Any] | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         args = Arguments(type(self).__name__)
@@ -100,18 +102,23 @@ class CaptioningSolver:
         self.rng = rng
 
         self.epoch = 0
-        self.loss_history: list[float] = []
+        self._losses: list[Any] = []
         self.optim_configs = {parameter: dict(self.optim_config) for parameter in model.params}
 
-    def step(self) -> float:
+    @property
+    def loss_history(self) -> list[float]:
+        self._losses[:] = map(float, self._losses)
+        return self._losses
+
+    def step(self) -> Any:
         """One iteration: draw a minibatch, compute loss and gradients, change the parameters; returns the loss."""
         captions, features, _ = sample_coco_minibatch(self.data, self.batch_size, "train", rng=self.rng)
         loss, grads = self.model.loss(features, captions)
-        self.loss_history.append(float(loss))
+        self._losses.append(loss if on_device(loss) else float(loss))
         for name, value in self.model.params.items():
             config = self.optim_configs[name]
             self.model.params[name], self.optim_configs[name] = self.update_rule(value, grads[name], config)
-        return self.loss_history[-1]
+        return self._losses[-1]
 
     def train(self, num_iterations: int | None = None) -> None:
         """Train for `num_epochs`, or for a number of iterations; a further call goes on from there.
@@ -129,10 +136,10 @@ class CaptioningSolver:
         for iteration in range(1, num_iterations + 1):
             loss = self.step()
             if self.verbose and (iteration - 1) % self.print_every == 0:
-                print(f"(Iteration {iteration} / {num_iterations}) loss: {loss:f}")
+                print(f"(Iteration {iteration} / {num_iterations}) loss: {float(loss):f}")
             if self.callback is not None:
                 self.callback(iteration, num_iterations, loss)
-            if len(self.loss_history) % per_epoch == 0:
+            if len(self._losses) % per_epoch == 0:
                 self.epoch += 1
                 for config in self.optim_configs.values():
                     config["learning_rate"] *= self.lr_decay

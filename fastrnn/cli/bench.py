@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +67,8 @@ def bench(
         ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="The backend called ours. Default: the first that runs here.")
+        str | None,
+        typer.Option(help="The backend called ours. Default: the first that runs here; cuda times on the GPU."),
     ] = None,
     peers: Annotated[
         list[str] | None,
@@ -87,7 +88,9 @@ def bench(
 
     Providers take turns: each turn is a block of calls after a pause and uncounted warm-up calls, and the order rotates
     from round to round. Times are medians with the 20th and 80th percentile. GFLOP/s counts what the mathematics needs;
-    the machine's peak, a loop of multiply-adds in registers, is measured in the same run.
+    the machine's peak, a loop of multiply-adds in registers, is measured in the same run. With --backend cuda arrays
+    are on the GPU, times are those of CUDA events around each call, and the peer is PyTorch on the same GPU, in TF32 if
+    precision high or medium allows it.
 
     Lists are separated by commas, or their option is repeated. Ctrl-C ends the run with what was measured so far, files
     included.
@@ -108,7 +111,7 @@ def bench(
     sweeps: list[tuple[Group, list[dict[str, Any]]]] = []
     wrong, interrupted, told = False, False, set()
     console = common.console()
-    with _same_conditions(threads, precision, wanted):
+    with _same_conditions(threads, precision, wanted, ours):
         settings = Settings(
             ours,
             wanted,
@@ -116,6 +119,7 @@ def bench(
             rounds,
             seconds,
             precision or fastrnn.get_float32_matmul_precision(),
+            common.gpu()["device"] if common.on_gpu(ours) else "",
         )
         tables.print_settings(console, settings)
         try:
@@ -275,13 +279,22 @@ def _steps(axis: str) -> tuple[int, ...]:
     return tuple(sorted(size for size in sizes if low <= size <= high))
 
 
+def _peers_on(device: str) -> AbstractContextManager[None]:
+    _bench_package()
+    where: AbstractContextManager[None] = import_module("fastrnn.bench.common").peers_on(device)
+    return where
+
+
 # ---- who takes part, and under which conditions --------------------------------------------------------------------
 
 
 def _ours(given: str | None) -> str:
     if given is None:
-        return fastrnn.available_backends()[0]
-    return common.usable_backends([common.one(given, list(fastrnn.backend_status()), "backend")])[0]
+        return common.timed_backends()[0]
+    (name,) = common.usable_backends([common.one(given, list(fastrnn.backend_status()), "backend")])
+    if name not in common.timed_backends():
+        common.fail(f"backend {name!r} runs on the simulator here, whose times say nothing")
+    return name
 
 
 def _peers(given: list[str] | None, ours: str) -> tuple[str, ...]:
@@ -292,6 +305,10 @@ def _peers(given: list[str] | None, ours: str) -> tuple[str, ...]:
         "onnxruntime": _missing("onnxruntime", "ONNX Runtime is not installed (pip install onnx onnxruntime)")
         or _missing("onnx", "it needs the package onnx to make models (pip install onnx)"),
     }
+    if common.on_gpu(ours):
+        for name in PEERS:
+            reasons[name] = reasons[name] or ("" if name == "torch" else f"it is not timed beside {ours}, on the GPU")
+        reasons["torch"] = reasons["torch"] or _torch_without_gpu()
     if given is None:
         return tuple(name for name in PEERS if not reasons[name] and name != ours)
     names = common.chosen(given, PEERS, "peer")
@@ -299,6 +316,12 @@ def _peers(given: list[str] | None, ours: str) -> tuple[str, ...]:
         if reasons[name]:
             common.fail(f"peer {name!r} cannot run here: {reasons[name]}")
     return tuple(name for name in names if name != ours)
+
+
+def _torch_without_gpu() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "this PyTorch finds no GPU"
 
 
 def _missing(module: str, reason: str) -> str:
@@ -317,8 +340,11 @@ def _check_files(as_json: Path | None, plot: Path | None, record: Path | None) -
 
 
 @contextmanager
-def _same_conditions(threads: int | None, precision: str | None, peers: tuple[str, ...]) -> Iterator[None]:
-    """Everybody at the same number of threads, NumPy's BLAS, OpenMP and PyTorch too; ours at that precision."""
+def _same_conditions(threads: int | None, precision: str | None, peers: tuple[str, ...], ours: str) -> Iterator[None]:
+    """Everybody at the same number of threads, NumPy's BLAS, OpenMP and PyTorch too; ours at that precision.
+
+    Peers compute where ours does; on a GPU PyTorch may use TF32 where precision is less than the highest.
+    """
     from threadpoolctl import threadpool_limits
 
     threads_before = fastrnn.get_num_threads()
@@ -331,8 +357,11 @@ def _same_conditions(threads: int | None, precision: str | None, peers: tuple[st
         import torch
 
         torch.set_num_threads(fastrnn.get_num_threads())
+        if common.on_gpu(ours):
+            tf32 = fastrnn.get_float32_matmul_precision() != "highest"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
-        with threadpool_limits(fastrnn.get_num_threads()):
+        with threadpool_limits(fastrnn.get_num_threads()), _peers_on("cuda" if common.on_gpu(ours) else "cpu"):
             yield
     finally:
         fastrnn.set_num_threads(threads_before)

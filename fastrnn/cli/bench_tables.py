@@ -50,12 +50,13 @@ def print_settings(console: Console, settings: Settings) -> None:
     against = f" against {', '.join(peers)}" if peers else ""
     precision = "" if settings.precision == "highest" else f", float32 products at precision {settings.precision}"
     threads = f"{settings.threads} {'thread' if settings.threads == 1 else 'threads'}"
-    console.print(f"{common.hardware()}; {threads}; {settings.ours}{against}{precision}", soft_wrap=True)
+    where = f"{settings.gpu} in {common.hardware()}" if settings.gpu else f"{common.hardware()}; {threads}"
+    console.print(f"{where}; {settings.ours}{against}{precision}", soft_wrap=True)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if busy > 0.5:
         console.print(f"[yellow]load average {busy:.1f}: other work is running here, and these times will show it[/]")
     isa = common.isa()
-    if isa:
+    if isa and not settings.gpu:
         console.print(f"instruction set {isa}")
 
 
@@ -86,12 +87,16 @@ def _new_table(title: str) -> Table:
 def _table(group: Group, rows: list[Row], ours: str) -> Table:
     table = _new_table(group.title)
     table.add_column("provider")
-    for name in ("median ms", "20 to 80 %", "GFLOP/s", "of peak", "GB/s", "ours is"):
+    job = group.jobs[0]
+    steps = job.shape[job.benchmark.axes.split().index(job.benchmark.steps)] if job.benchmark.steps else 0
+    per_step = ("us/step",) if steps else ()
+    for name in ("median ms", *per_step, "20 to 80 %", "GFLOP/s", "of peak", "GB/s", "ours is"):
         table.add_column(name, justify="right")
     for row, ratio in _with_ratios(rows, ours):
         table.add_row(
             row["provider"],
             f"{row['p50_ms']:.3f}",
+            *(f"{1e3 * row['p50_ms'] / steps:.2f}" for _ in per_step),
             f"{row['p20_ms']:.3f} to {row['p80_ms']:.3f}",
             f"{row['gflops']:.1f}",
             _percent(row["fraction_of_peak"]),

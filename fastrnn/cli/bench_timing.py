@@ -6,7 +6,7 @@ import datetime
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 import fastrnn
 from fastrnn import conformance, reference
+from fastrnn.arrays import device, to_host
 from fastrnn.backend import EMPTY
 from fastrnn.cli import common
 
@@ -39,6 +40,8 @@ class Settings:
     rounds: int
     seconds: float
     precision: str
+    gpu: str = ""
+    """Name of the GPU that is timed; empty for the processor."""
     peaks: dict[str, float] = field(default_factory=dict)
     """FLOP/s measured so far, by dtype."""
 
@@ -136,10 +139,10 @@ def measure(group: Group, settings: Settings, number: str) -> Measured:
             racers += [(job, provider, []) for provider in _verified(job, settings, measured)]
         progress.update(task, total=settings.rounds * len(racers))
         for turn in range(settings.rounds):
-            peak = _peak(group.jobs[0].dtype, settings)
+            peak = None if settings.gpu else _peak(group.jobs[0].dtype, settings)
             first = turn % max(len(racers), 1)
             for _, provider, times in racers[first:] + racers[:first]:
-                times += _block(provider, settings.seconds)
+                times += _block(provider, settings.seconds, _gpu_times if settings.gpu else _times)
                 progress.advance(task)
     measured.rows = [_row(job, provider, times, settings, peak) for job, provider, times in racers]
     return measured
@@ -191,16 +194,32 @@ def _provider(name: str, job: Job, arrays: dict[str, Any], settings: Settings) -
     run, eps = job.benchmark.run, float(np.finfo(job.dtype).eps)
     if name in fastrnn.backend_status():
         with fastrnn.backend(name):
-            call = run(fastrnn, arrays, job.mode)
+            call = run(fastrnn, _placed(arrays, job, settings), job.mode)
         eps = EPS[settings.precision] if job.dtype == "float32" else eps
-        return Provider(name, call, tuple, eps, partial(fastrnn.backend, name))
+        return Provider(name, call, _fetched if settings.gpu else tuple, eps, partial(fastrnn.backend, name))
     if name == "numpy":
         return Provider(name, run(reference, arrays, job.mode), tuple, eps)
     made = job.benchmark.peers[name](arrays, job.mode)
     if made is None:
         return None
     call, convert = made
+    if settings.gpu and job.dtype == "float32" and settings.precision != "highest":
+        eps = EPS["high"]  # PyTorch's products are TF32 then
     return Provider(name, call, convert, conformance.BF16_EPS if name.endswith(":bf16") else eps)
+
+
+def _placed(arrays: dict[str, Any], job: Job, settings: Settings) -> dict[str, Any]:
+    """Inputs where ours computes: on a GPU, but for what is looked at on the host."""
+    stays = job.benchmark.stays
+    if not settings.gpu or stays == ("*",):
+        return arrays
+    return {key: a if key in stays else device().moved(a) for key, a in arrays.items()}
+
+
+def _fetched(results: Iterable[Any]) -> tuple[Any, ...]:
+    """Results from a GPU, as the oracle gives them."""
+    there = [to_host(result) for result in results]
+    return tuple(a[()] if isinstance(a, np.ndarray) and a.ndim == 0 else a for a in there)
 
 
 # ---- verifying -----------------------------------------------------------------------------------------------------
@@ -247,28 +266,47 @@ def _what_is_wrong(provider: Provider, oracle: tuple[Any, ...], exact: tuple[Any
 # ---- timing --------------------------------------------------------------------------------------------------------
 
 
-def _block(provider: Provider, seconds: float) -> list[float]:
+def _block(provider: Provider, seconds: float, clock: Callable[[Callable[[], Any], int], list[float]]) -> list[float]:
     """One turn: a pause, warm-up calls that are not counted, and then calls one by one for about `seconds`."""
     call = provider.call
     time.sleep(PAUSE_SECONDS)
     with provider.context():
         call()
-        start = time.perf_counter()
-        call()
-        once = time.perf_counter() - start
+        (once,) = clock(call, 1)
         count = min(MOST_CALLS, max(FEWEST_CALLS, int(seconds / max(once, 1e-7))))
-        times = []
         collecting = gc.isenabled()
         gc.disable()
         try:
-            for _ in range(count):
-                start = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - start)
+            return clock(call, count)
         finally:
             if collecting:
                 gc.enable()
+
+
+def _times(call: Callable[[], Any], count: int) -> list[float]:
+    """Seconds of each call."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
     return times
+
+
+def _gpu_times(call: Callable[[], Any], count: int) -> list[float]:
+    """Seconds of each call on the GPU, by events before and after it on the default stream, which all providers use.
+
+    The host is not held up between calls: where queueing them takes longer than running them, that shows.
+    """
+    cuda = device().xp.cuda
+    events = [(cuda.Event(), cuda.Event()) for _ in range(count)]
+    cuda.Device().synchronize()
+    for start, stop in events:
+        start.record()
+        call()
+        stop.record()
+    cuda.Device().synchronize()
+    return [1e-3 * cuda.get_elapsed_time(start, stop) for start, stop in events]
 
 
 def _peak(dtype: str, settings: Settings) -> float | None:
@@ -291,6 +329,7 @@ def _row(job: Job, provider: Provider, times: list[float], settings: Settings, p
     installed = common.versions()
     library = provider.name.partition(":")[0]
     used = ["python", "fastrnn", "numpy", *([library] if library in ("numba", "torch", "onnxruntime") else [])]
+    used += ["cupy"] if provider.name == "cuda" else []
     return {
         "kernel": job.benchmark.kernel,
         "provider": provider.name,
@@ -298,16 +337,23 @@ def _row(job: Job, provider: Provider, times: list[float], settings: Settings, p
         "shape": job.size,
         "dtype": job.dtype,
         "precision": settings.precision,
-        "threads": settings.threads,
+        "threads": 0 if settings.gpu else settings.threads,
         "p50_ms": round(p50 * 1e3, 5),
         "p20_ms": round(p20 * 1e3, 5),
         "p80_ms": round(p80 * 1e3, 5),
         "gflops": round(flops / p50 / 1e9, 3),
         "fraction_of_peak": round(flops / p50 / peak, 4) if comparable else None,
         "gbytes_per_s": round(moved / p50 / 1e9, 3),
-        "hardware": common.hardware(),
-        "isa": common.isa() if provider.name == "cpu" else "",
+        "hardware": settings.gpu or common.hardware(),
+        "isa": _isa(provider.name),
         "versions": " ".join(f"{name}={installed[name]}" for name in used),
         "commit": common.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     }
+
+
+def _isa(provider: str) -> str:
+    """Instruction set of the C++ kernels, architecture of the GPU; nothing for others."""
+    if provider == "cuda":
+        return f"sm_{common.gpu()['compute capability'].replace('.', '')}"
+    return common.isa() if provider == "cpu" else ""

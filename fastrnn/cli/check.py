@@ -55,9 +55,9 @@ def check(
 
     A result passes if max|result - exact| <= 2 max|oracle - exact| + 4 eps max|exact|, where the oracle is plain NumPy
     in the kernel's dtype and `exact` the same in a wider one. At precision medium or high, where the processor has it,
-    the oracle rounds or splits the operands of its products likewise, and eps is 2^-7 or 2^-16. A result must also
-    have the right dtype and shape, leave its inputs alone, come from the backend asked for, and be bitwise the same at
-    1, 2 and all threads.
+    the oracle rounds or splits the operands of its products likewise, and eps is 2^-7 or 2^-16; on a GPU high is TF32
+    with eps = 2^-10. A result must also have the right dtype and shape, leave its inputs alone, come from the backend
+    asked for, and be bitwise the same at 1, 2 and all threads, or on a GPU on another stream.
 
     Exit code: 0 if all is right, 1 if a case failed, 2 for bad usage, 130 after Ctrl-C.
     """

@@ -15,6 +15,10 @@ import typer
 from rich.console import Console
 
 import fastrnn
+from fastrnn.arrays import device
+
+# CuPy, under the names of what is installed: its source, and its wheels for versions of CUDA.
+CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
 
 INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
@@ -59,6 +63,21 @@ def check_files(*paths: Path | None) -> None:
             fail(f"cannot write {path}: no permission")
 
 
+def on_gpu(backend: str) -> bool:
+    """Whether a backend that can run here computes on a GPU: ``cuda`` does, unless the simulator stands for one."""
+    return backend == "cuda" and device().on_device
+
+
+def timed_backends() -> list[str]:
+    """The backends that run here, but for the simulator, whose times say nothing."""
+    return [name for name in fastrnn.available_backends() if name != "cuda" or on_gpu(name)]
+
+
+def gpu() -> dict[str, str]:
+    """Name, compute capability and driver of the current CUDA device, where backend ``cuda`` can run."""
+    return dict(import_module("fastrnn.cuda.arrays").facts())
+
+
 def hardware() -> str:
     """Model of the processor, and how many of its CPUs this process may use."""
     model = platform.processor() or platform.machine()
@@ -74,12 +93,13 @@ def hardware() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python, of fastrnn, and of what it works with; "" where that is not installed."""
     found = {"python": platform.python_version(), "fastrnn": fastrnn.__version__}
-    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", "cupy"):
+    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", *CUPY):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = ""
-    return found
+    cupy = next(filter(None, [found.pop(name) for name in CUPY]), "")
+    return found | {"cupy": cupy}
 
 
 def compiled() -> Any:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fastrnn
+from fastrnn.arrays import place_of, to_host
 from fastrnn.captioning import CaptioningRNN, CaptioningSolver, decode_captions, exact_match, load_coco_data
 from fastrnn.captioning.numbers import SIDE, distort, numbers_dir
 from fastrnn.cli import common
@@ -50,7 +51,7 @@ class Timing(NamedTuple):
 def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training iterations.")] = 3000,
     batch_size: Annotated[int, typer.Option(min=1, help="Numbers in a minibatch.")] = 100,
-    backend: Annotated[str, typer.Option(help="auto, cpu, numba or reference.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, cpu, numba, reference or cuda.")] = "auto",
     seed: Annotated[
         int, typer.Option(min=0, help="Of the initial weights, the minibatches and the examples shown.")
     ] = 0,
@@ -67,7 +68,8 @@ def demo(
 
     The image of a three-digit number goes in, its English words come out: "three hundred and seventy one". Training
     and validation numbers are composed of different handwritten digits. Afterwards a few training iterations are timed
-    again, on every CPU backend and on the plain NumPy reference in turns, and everything is drawn into one picture.
+    again, on every backend and on the plain NumPy reference in turns, and everything is drawn into one picture. With
+    --backend cuda the model is trained on the GPU, by the same code.
     """
     console = Console(soft_wrap=True)
     _check_arguments(backend, out if picture else None)
@@ -135,7 +137,7 @@ def _run(
     losses = _train(console, model, redraw, steps, batch_size, rng, progress)
     ran = _what_ran(model, batch_size)
 
-    sampled = model.sample(standard["val_features"][data["val_image_idxs"]], max_length=MAX_LENGTH)
+    sampled = to_host(model.sample(standard["val_features"][data["val_image_idxs"]], max_length=MAX_LENGTH))
     right = exact_match(sampled, data["val_captions"], data["word_to_idx"])
     examples = Examples(data, sampled, right)
     _show_examples(console, examples, rng.choice(len(right), size=6, replace=False))
@@ -161,8 +163,9 @@ def _model(data: dict[str, Any], rng: np.random.Generator) -> CaptioningRNN:
 def _what_ran(model: CaptioningRNN, batch_size: int) -> str:
     """Backend, instruction set and threads that an LSTM of this size gets."""
     params = model.params
-    words = np.zeros((batch_size, MAX_LENGTH, WORDVEC_DIM), model.dtype)
-    start = np.zeros((batch_size, HIDDEN_DIM), model.dtype)
+    xp = place_of(params["Wx"]).xp
+    words = xp.zeros((batch_size, MAX_LENGTH, WORDVEC_DIM), model.dtype)
+    start = xp.zeros((batch_size, HIDDEN_DIM), model.dtype)
     fastrnn.lstm_forward(words, start, params["Wx"], params["Wh"], params["b"])
     last = fastrnn.last_backend()
     assert last is not None
@@ -296,11 +299,13 @@ def _blocks(picture: np.ndarray) -> str:
 
 def _time(console: Console, data: dict[str, Any], batch_size: int, seed: int) -> list[Timing]:
     """Time the same training iterations on every backend, in turns: same weights, same minibatches, same dtype."""
-    names = fastrnn.available_backends()
+    # What all are compared with comes last.
+    names = sorted(common.timed_backends(), key=lambda name: name == "reference")
     solvers = {}
     for name in names:
         rng = np.random.default_rng(seed)
-        solvers[name] = _solver(_model(data, rng), data, 1, batch_size, rng)
+        with fastrnn.backend(name):
+            solvers[name] = _solver(_model(data, rng), data, 1, batch_size, rng)
     labels: dict[str, str] = {}
     blocks: dict[str, list[float]] = {name: [] for name in names}
     console.print("[bold]timing[/]   the same iterations on every backend, in turns", highlight=False)
@@ -310,9 +315,11 @@ def _time(console: Console, data: dict[str, Any], batch_size: int, seed: int) ->
                 time.sleep(PAUSE_S)
                 for _ in range(WARM_UP):
                     solver.step()
+                assert solver.loss_history  # waits for a GPU
                 begin = time.perf_counter()
                 for _ in range(BLOCK):
                     solver.step()
+                assert solver.loss_history
                 blocks[name].append(1e3 * (time.perf_counter() - begin) / BLOCK)
                 labels[name] = _what_ran(solver.model, batch_size)
     labels["reference"] = "plain NumPy (the reference)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -61,13 +62,22 @@ def _blas() -> list[str]:
     return found
 
 
-def _cuda() -> str:
-    """Whether CUDA kernels are here."""
-    try:
-        from fastrnn import _cuda  # type: ignore[attr-defined]  # noqa: F401
-    except ImportError:
-        return "no CUDA kernels in this build"
-    return "built"
+def _cuda() -> dict[str, Any]:
+    """Whether CUDA kernels are here, CuPy, and a device; why backend ``cuda`` cannot run stands with the backends."""
+    reason = fastrnn.backend_status()["cuda"]
+    return {
+        "kernels built": find_spec("fastrnn._cuda") is not None,
+        "cupy": common.versions()["cupy"],
+        **(common.gpu() if not reason else {"device": "", "compute capability": "", "driver": ""}),
+    }
+
+
+def _cuda_text(facts: dict[str, Any]) -> str:
+    built = "kernels built" if facts["kernels built"] else "no CUDA kernels in this build"
+    cupy = f"CuPy {facts['cupy']}" if facts["cupy"] else "no CuPy"
+    capability = f"compute capability {facts['compute capability']}" if facts["compute capability"] else ""
+    driver = f"driver for {facts['driver']}" if facts["driver"] else ""
+    return ", ".join(filter(None, (built, cupy, facts["device"] or "no device", capability, driver)))
 
 
 def info(
@@ -98,7 +108,7 @@ def info(
     table.add_row("precision", "; ".join([facts["precision"]["float32 products"], *notes]))
     table.add_row("threads", str(facts["threads"]["fastrnn"]))
     table.add_row("BLAS", "\n".join(facts["blas"]) or "none found")
-    table.add_row("CUDA", facts["cuda"])
+    table.add_row("CUDA", _cuda_text(facts["cuda"]))
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version))
     missing = [name for name, version in facts["versions"].items() if not version]
     if missing:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
-from fastrnn.cache import Cache, buffer, empty
+from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
 
 _ROW = "affine"
@@ -39,9 +39,9 @@ def affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit; the message names the argument.
     """
     function = "affine_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, w))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x = check.raw("x", x)
     if x.ndim < 1:
         raise check.fail(ValueError, "x", "have shape (N, d1, ..., dk)", f"shape {x.shape}")
@@ -98,9 +98,9 @@ def temporal_affine_forward(x: Any, w: Any, b: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit; the message names the argument.
     """
     function = "temporal_affine_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, w))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x, w, b = check.floats(("x", x, "N T D"), ("w", w, "D M"), ("b", b, "M"))
     N, T, D = x.shape
     return _forward(function, chosen, check, x, x.reshape(N * T, D), w, b, (N, T))
@@ -145,10 +145,10 @@ def _forward(
     else:
         (n, D), M = flat.shape, check["M"]
         sizes = chosen.kernels.affine_buffers(n, D, M, x.itemsize)
-        out, kept = empty((*rows, M), x.dtype), (flat, w, x.shape, sizes[1])
-        chosen.kernels.affine_forward(flat, w, b, buffer(sizes[0], x.dtype), out.reshape(n, M))
+        out, kept = chosen.empty((*rows, M), x.dtype), (flat, w, x.shape, sizes[1])
+        chosen.kernels.affine_forward(flat, w, b, chosen.buffer(sizes[0], x.dtype), out.reshape(n, M))
     ran(function, chosen)
-    return out, Cache(function, chosen.name, x.dtype, check.dims, kept)
+    return out, Cache(function, chosen.column, x.dtype, check.dims, kept)
 
 
 def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) -> tuple[np.ndarray, ...]:
@@ -156,14 +156,14 @@ def _backward(function: str, forward: str, pattern: str, dout: Any, cache: Any) 
     chosen = follow(_ROW, function, cache)
     d = cache.dims
     rouse(chosen, 4.0 * d["N"] * d.get("T", 1) * d["D"] * d["M"])
-    (dout,) = Arguments(function, d).floats(("dout", dout, pattern), dtype=cache.dtype)
+    (dout,) = Arguments(function, d, place=chosen.place).floats(("dout", dout, pattern), dtype=cache.dtype)
     out: tuple[np.ndarray, ...]
     if chosen.is_reference:
         out = getattr(chosen.kernels, function)(dout, cache.kept)
     else:
         x, w, shape, size = cache.kept
-        out = tuple(empty(s, cache.dtype) for s in (shape, w.shape, w.shape[1:]))
+        out = tuple(chosen.empty(s, cache.dtype) for s in (shape, w.shape, w.shape[1:]))
         flat = dout.reshape(len(x), w.shape[1])
-        chosen.kernels.affine_backward(flat, x, w, buffer(size, cache.dtype), out[0].reshape(x.shape), *out[1:])
+        chosen.kernels.affine_backward(flat, x, w, chosen.buffer(size, cache.dtype), out[0].reshape(x.shape), *out[1:])
     ran(function, chosen)
     return out

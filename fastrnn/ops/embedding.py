@@ -6,8 +6,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from fastrnn.backend import choose, follow, ran, rouse
-from fastrnn.cache import Cache, empty
+from fastrnn.backend import Chosen, choose, follow, ran, rouse
+from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
 
 _ROW = "embedding"
@@ -19,7 +19,8 @@ def word_embedding_forward(x: Any, W: Any) -> tuple[np.ndarray, Cache]:
     Parameters
     ----------
     x : array_like of int, any shape, usually (N, T)
-        Word ids, each in ``[0, V)``; any integer dtype and strides.
+        Word ids, each in ``[0, V)``; any integer dtype and strides. With `W` on a CUDA device they may be a NumPy array
+        too; those on the device are checked there, and the call waits for the answer.
     W : array_like, shape (V, D)
         One vector a word.
 
@@ -38,19 +39,19 @@ def word_embedding_forward(x: Any, W: Any) -> tuple[np.ndarray, Cache]:
         A shape or dtype does not fit.
     """
     function = "word_embedding_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, W)
     rouse(chosen, _copy_operations(x, W))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     (W,) = check.floats(("W", W, "V D"))
     ids = check.ids("x", x, check["V"], f"the V = {check['V']} rows of W")
     if chosen.is_reference:
         out, kept = chosen.kernels.word_embedding_forward(ids, W)
     else:
-        out = empty((*ids.shape, check["D"]), W.dtype)
+        out = chosen.empty((*ids.shape, check["D"]), W.dtype)
         kept = ids
         chosen.kernels.word_embedding_forward(ids.reshape(-1), W, out.reshape(ids.size, check["D"]))
     ran(function, chosen)
-    return out, Cache(function, chosen.name, W.dtype, check.dims, (ids.shape, kept))
+    return out, Cache(function, chosen.column, W.dtype, check.dims, (ids.shape, kept))
 
 
 @overload
@@ -88,7 +89,7 @@ def word_embedding_backward(
         0 where a word was not used; or `out` itself.
     rows, values : ndarray of int64, shape (k,), and ndarray, shape (k, D)
         With `sparse`: the k different ids in ascending order, and their rows of the gradient, so that
-        ``dW[rows] == values``.
+        ``dW[rows] == values``. On a CUDA device the call waits for k.
 
     Raises
     ------
@@ -103,8 +104,9 @@ def word_embedding_backward(
     where the word has more than 128 positions and more than a 128th of all.
     """
     function = "word_embedding_backward"
-    check = Arguments(function)
-    cache = check.cache(cache, "word_embedding_forward")
+    cache = Arguments(function).cache(cache, "word_embedding_forward")
+    chosen = follow(_ROW, function, cache)
+    check = Arguments(function, place=chosen.place)
     V, D = cache.dims["V"], cache.dims["D"]
     shape, kept = cache.kept
     dout = given = check.raw("dout", dout)
@@ -116,12 +118,11 @@ def word_embedding_backward(
         check.destination("out", out, (V, D), cache.dtype, "dout", given)
         if sparse:
             raise check.fail(ValueError, "sparse", "be False where 'out' is given", "True")
-    chosen = follow(_ROW, function, cache)
     result: Any
     if chosen.is_reference:
         result = chosen.kernels.word_embedding_backward(dout, kept, out=out, sparse=sparse)
     else:
-        result = _backward(check, chosen.kernels, kept.reshape(-1), dout.reshape(kept.size, D), V, out, sparse)
+        result = _backward(check, chosen, kept.reshape(-1), dout.reshape(kept.size, D), V, out, sparse)
     ran(function, chosen)
     return result
 
@@ -132,8 +133,9 @@ def _copy_operations(x: Any, W: Any) -> float:
 
 
 def _backward(
-    check: Arguments, kernels: Any, ids: np.ndarray, dout: np.ndarray, V: int, out: np.ndarray | None, sparse: bool
+    check: Arguments, chosen: Chosen, ids: np.ndarray, dout: np.ndarray, V: int, out: np.ndarray | None, sparse: bool
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    kernels, empty = chosen.kernels, chosen.empty
     D, dtype = dout.shape[1], dout.dtype
     n = len(ids)
     if max(n - 1, 0).bit_length() + max(V - 1, 0).bit_length() > 64:  # kernels sort numbers made of both

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran, rouse
-from fastrnn.cache import buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "gram"
@@ -38,16 +37,16 @@ def gram_matrix(features: Any, normalize: bool = True, layout: str = "NCHW") -> 
         A shape, dtype or layout does not fit, or `normalize` would divide by zero.
     """
     function = "gram_matrix"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, features)
     rouse(chosen, _operations(features, layout))
-    f, scale = _features(Arguments(function), features, normalize, layout)
+    f, scale = _features(Arguments(function, place=chosen.place), features, normalize, layout)
     if chosen.is_reference:
         gram = chosen.kernels.gram_matrix(np.asarray(features, f.dtype), normalize, layout)
     else:
         N, C, P = f.shape
-        gram = empty((N, C, C), f.dtype)
+        gram = chosen.empty((N, C, C), f.dtype)
         size = chosen.kernels.gram_buffers(N, C, P, f.itemsize)[0]
-        chosen.kernels.gram_matrix(f, scale, buffer(size, f.dtype), gram)
+        chosen.kernels.gram_matrix(f, scale, chosen.buffer(size, f.dtype), gram)
     ran(function, chosen)
     return gram
 
@@ -73,17 +72,17 @@ def gram_backward(dgram: Any, features: Any, normalize: bool = True, layout: str
         As :func:`gram_matrix`.
     """
     function = "gram_backward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, features)
     rouse(chosen, 2 * _operations(features, layout))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     f, scale = _features(check, features, normalize, layout)
     (dgram,) = check.floats(("dgram", dgram, "N C C"), dtype=f.dtype)
     if chosen.is_reference:
         dfeatures = chosen.kernels.gram_backward(dgram, np.asarray(features, f.dtype), normalize, layout)
     else:
         size = chosen.kernels.gram_buffers(*f.shape, f.itemsize)[1]
-        dfeatures = empty(tuple(check[axis] for axis in _AXES[layout].split()), f.dtype)
-        chosen.kernels.gram_backward(dgram, f, scale, buffer(size, f.dtype), _by_channel(dfeatures, layout))
+        dfeatures = chosen.empty(tuple(check[axis] for axis in _AXES[layout].split()), f.dtype)
+        chosen.kernels.gram_backward(dgram, f, scale, chosen.buffer(size, f.dtype), _by_channel(dfeatures, layout))
     ran(function, chosen)
     return dfeatures
 

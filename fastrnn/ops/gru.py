@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
-from fastrnn.cache import Cache, buffer, empty
+from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
 
 _ROW = "gru"
@@ -48,9 +48,9 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
         A shape or dtype does not fit; the message names the argument.
     """
     function = "gru_step_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x = check.raw("x", x)
     vector = x.ndim == 1
     x, prev_h, Wx, Wh, b, bh = check.floats(
@@ -64,11 +64,11 @@ def gru_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, bh: Any =
     if chosen.is_reference:
         next_h, kept = chosen.kernels.gru_step_forward(x, prev_h, Wx, Wh, b, bh=bh)
     else:
-        rows = np.broadcast_to(x, (check["N"], check["D"]))[:, None]
+        rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, _, kept = _run(chosen, check, rows, prev_h, Wx, Wh, b, bh, None, False)
         next_h = h[:, 0]
-    ran(function, chosen, x.dtype)
-    return next_h, Cache(function, chosen.name, x.dtype, check.dims, (bh is not None, vector, kept))
+    ran(function, chosen, x.dtype, check.dims)
+    return next_h, Cache(function, chosen.column, x.dtype, check.dims, (bh is not None, vector, kept))
 
 
 def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -97,7 +97,8 @@ def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     cache = Arguments(function).cache(cache, "gru_step_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
+    check = Arguments(function, cache.dims, place=chosen.place)
+    (dnext_h,) = check.floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     given_bh, vector, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.gru_step_backward(dnext_h, kept)
@@ -105,7 +106,7 @@ def gru_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
         dx, *rest, dbh = _run_backward(chosen, cache, dnext_h[:, None], None, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
         out = (dx, *rest) + ((dbh,) if given_bh else ())
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
@@ -138,7 +139,8 @@ def gru_forward(
     bh : array_like, shape (3H,), optional
         Biases of the recurrent product; :func:`gru_backward` then also returns their gradient.
     lengths : array_like of int, shape (N,), optional
-        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0.
+        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0. A NumPy array serves in a call on
+        a CUDA device too, and is better there: it is looked at on the host, and an array on the device waited for.
     reverse : bool, optional
         Run each sequence from its last valid step to its first. Outputs stay at their own step.
     return_state : bool, optional
@@ -164,9 +166,9 @@ def gru_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "gru_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x, h0, Wx, Wh, b, bh = check.floats(
         ("x", x, "N T D"),
         ("h0", h0, "N H"),
@@ -184,8 +186,8 @@ def gru_forward(
         )
     else:
         h, h_n, kept = _run(chosen, check, x, h0, Wx, Wh, b, bh, lengths, reverse)
-    ran(function, chosen, x.dtype)
-    cache = Cache(function, chosen.name, x.dtype, check.dims, (bh is not None, kept))
+    ran(function, chosen, x.dtype, check.dims)
+    cache = Cache(function, chosen.column, x.dtype, check.dims, (bh is not None, kept))
     return (h, h_n, cache) if return_state else (h, cache)
 
 
@@ -218,14 +220,15 @@ def gru_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     cache = Arguments(function).cache(cache, "gru_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
+    check = Arguments(function, cache.dims, place=chosen.place)
+    dh, dh_n = check.floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
     given_bh, kept = cache.kept
     if chosen.is_reference:
         out = chosen.kernels.gru_backward(dh, kept, dh_n=dh_n)
     else:
         *rest, dbh = _run_backward(chosen, cache, dh, dh_n, kept)
         out = (*rest, dbh) if given_bh else tuple(rest)
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
@@ -235,20 +238,20 @@ def _run(
     """Allocate, and run the sequence kernel: h, the final state, and what backward needs."""
     N, H = h0.shape
     T, D, dtype = x.shape[1], check["D"], x.dtype
-    h, h_n = empty((N, T, H), dtype), empty((N, H), dtype)
+    h, h_n = chosen.empty((N, T, H), dtype), chosen.empty((N, H), dtype)
     sizes = chosen.kernels.gru_buffers(N, T, D, H, dtype.itemsize)
-    reserve = buffer(sizes[0], dtype)
-    chosen.kernels.gru_forward(x, h0, Wx, Wh, b, bh, lengths, reverse, h, h_n, reserve, buffer(sizes[1], dtype))
+    reserve = chosen.buffer(sizes[0], dtype)
+    chosen.kernels.gru_forward(x, h0, Wx, Wh, b, bh, lengths, reverse, h, h_n, reserve, chosen.buffer(sizes[1], dtype))
     return h, h_n, (x, h0, Wx, Wh, bh, lengths, reverse, reserve, sizes[2])
 
 
 def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
     x, h0, Wx, Wh, bh, lengths, reverse, reserve, size = kept
     dtype = cache.dtype
-    dx, dWx, dWh = empty(x.shape, dtype), empty(Wx.shape, dtype), empty(Wh.shape, dtype)
-    dh0, db, dbh = empty(h0.shape, dtype), empty(Wx.shape[1:], dtype), empty(Wx.shape[1:], dtype)
+    dx, dWx, dWh = chosen.empty(x.shape, dtype), chosen.empty(Wx.shape, dtype), chosen.empty(Wh.shape, dtype)
+    dh0, db, dbh = chosen.empty(h0.shape, dtype), chosen.empty(Wx.shape[1:], dtype), chosen.empty(Wx.shape[1:], dtype)
     chosen.kernels.gru_backward(
-        dh, dh_n, x, h0, Wx, Wh, bh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db, dbh
+        dh, dh_n, x, h0, Wx, Wh, bh, lengths, reverse, reserve, chosen.buffer(size, dtype), dx, dh0, dWx, dWh, db, dbh
     )
     return dx, dh0, dWx, dWh, db, dbh
 

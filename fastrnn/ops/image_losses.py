@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, ran
-from fastrnn.cache import empty
 from fastrnn.checks import Arguments
 from fastrnn.ops.gram import gram_backward, gram_matrix
 
@@ -31,7 +30,7 @@ def content_loss(content_weight: Any, content_current: Any, content_original: An
     Returns
     -------
     loss : floating scalar
-        In the promoted dtype of the features.
+        In the promoted dtype of the features; on a CUDA device an array of no axes.
 
     Raises
     ------
@@ -39,12 +38,12 @@ def content_loss(content_weight: Any, content_current: Any, content_original: An
         Shapes differ, or a dtype does not fit.
     """
     function = "content_loss"
-    weight, a, b = _pair(function, content_weight, content_current, content_original)
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, content_current)
+    weight, a, b = _pair(function, chosen, content_weight, content_current, content_original)
     if chosen.is_reference:
         loss = chosen.kernels.content_loss(weight, a, b)
     else:
-        loss = a.dtype.type(weight * _squared_distance(chosen, a, b))
+        loss = chosen.number(weight * _squared_distance(chosen, a, b), a.dtype)
     ran(function, chosen)
     return loss
 
@@ -68,12 +67,12 @@ def content_loss_backward(content_weight: Any, content_current: Any, content_ori
         As :func:`content_loss`.
     """
     function = "content_loss_backward"
-    weight, a, b = _pair(function, content_weight, content_current, content_original)
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, content_current)
+    weight, a, b = _pair(function, chosen, content_weight, content_current, content_original)
     if chosen.is_reference:
         da = chosen.kernels.content_loss_backward(weight, a, b)
     else:
-        da = empty(a.shape, a.dtype)
+        da = chosen.empty(a.shape, a.dtype)
         chosen.kernels.scaled_difference(a.reshape(-1), b.reshape(-1), 2.0 * weight, da.reshape(-1))
     ran(function, chosen)
     return da
@@ -99,7 +98,7 @@ def style_loss(
     Returns
     -------
     loss : floating scalar
-        In the promoted dtype of the features.
+        In the promoted dtype of the features; on a CUDA device an array of no axes.
 
     Raises
     ------
@@ -107,17 +106,16 @@ def style_loss(
         Lists of different lengths, an index outside `feats`, or a shape or dtype that does not fit.
     """
     function = "style_loss"
-    maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
-    loss = 0.0
+    chosen, maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
+    loss: Any = 0.0
     for index, target, weight in layers:
         gram = gram_matrix(maps[index])
-        chosen = choose(_ROW)
         if chosen.is_reference:
             loss += weight * float(chosen.kernels.content_loss(1.0, gram, target))
         else:
             loss += weight * _squared_distance(chosen, gram, target)
-    ran(function, choose(_ROW))
-    return (maps[0].dtype if maps else np.dtype(np.float64)).type(loss)
+    ran(function, chosen)
+    return chosen.number(loss, maps[0].dtype if maps else np.dtype(np.float64))
 
 
 def style_loss_backward(
@@ -141,14 +139,14 @@ def style_loss_backward(
         As :func:`style_loss`.
     """
     function = "style_loss_backward"
-    maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
+    chosen, maps, layers = _style(function, feats, style_layers, style_targets, style_weights)
     dfeats: list[np.ndarray | None] = [None] * len(maps)
     for index, target, weight in layers:
         dgram = content_loss_backward(weight, gram_matrix(maps[index]), target)
         gradient, before = gram_backward(dgram, maps[index]), dfeats[index]
         dfeats[index] = gradient if before is None else before + gradient
-    ran(function, choose(_ROW))
-    return [np.zeros(f.shape, f.dtype) if d is None else d for f, d in zip(maps, dfeats, strict=True)]
+    ran(function, chosen)
+    return [chosen.xp.zeros(f.shape, f.dtype) if d is None else d for f, d in zip(maps, dfeats, strict=True)]
 
 
 def tv_loss(img: Any, tv_weight: Any) -> Any:
@@ -164,22 +162,22 @@ def tv_loss(img: Any, tv_weight: Any) -> Any:
     Returns
     -------
     loss : floating scalar
-        In the dtype of `img`.
+        In the dtype of `img`; on a CUDA device an array of no axes.
 
     Raises
     ------
     ValueError, TypeError
         A shape or dtype does not fit.
     """
-    weight, img = _image("tv_loss", img, tv_weight)
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, img)
+    weight, img = _image("tv_loss", chosen, img, tv_weight)
     if chosen.is_reference:
         loss = chosen.kernels.tv_loss(img, weight)
     else:
         planes = img.reshape(-1, *img.shape[2:])
-        partial = np.empty(len(planes), np.float64)
+        partial = chosen.empty((len(planes),), np.float64)
         chosen.kernels.tv_loss(planes, partial)
-        loss = img.dtype.type(weight * partial.sum())
+        loss = chosen.number(weight * partial.sum(), img.dtype)
     ran("tv_loss", chosen)
     return loss
 
@@ -203,20 +201,22 @@ def tv_loss_backward(img: Any, tv_weight: Any) -> np.ndarray:
         As :func:`tv_loss`.
     """
     function = "tv_loss_backward"
-    weight, img = _image(function, img, tv_weight)
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, img)
+    weight, img = _image(function, chosen, img, tv_weight)
     if chosen.is_reference:
         dimg = chosen.kernels.tv_loss_backward(img, weight)
     else:
-        dimg = empty(img.shape, img.dtype)
+        dimg = chosen.empty(img.shape, img.dtype)
         shape = (-1, *img.shape[2:]) if img.size else (0, *img.shape[2:])
         chosen.kernels.tv_loss_backward(img.reshape(shape), weight, dimg.reshape(shape))
     ran(function, chosen)
     return dimg
 
 
-def _pair(function: str, weight: Any, current: Any, original: Any) -> tuple[float, np.ndarray, np.ndarray]:
-    check = Arguments(function)
+def _pair(
+    function: str, chosen: Chosen, weight: Any, current: Any, original: Any
+) -> tuple[float, np.ndarray, np.ndarray]:
+    check = Arguments(function, place=chosen.place)
     weight = check.number("content_weight", weight)
     a = check.raw("content_current", current)
     b = check.raw("content_original", original)
@@ -228,8 +228,8 @@ def _pair(function: str, weight: Any, current: Any, original: Any) -> tuple[floa
     return weight, flat[0].reshape(a.shape), flat[1].reshape(b.shape)
 
 
-def _image(function: str, img: Any, weight: Any) -> tuple[float, np.ndarray]:
-    check = Arguments(function)
+def _image(function: str, chosen: Chosen, img: Any, weight: Any) -> tuple[float, np.ndarray]:
+    check = Arguments(function, place=chosen.place)
     weight = check.number("tv_weight", weight)
     (img,) = check.floats(("img", img, "N C H W"))
     return weight, img
@@ -237,33 +237,35 @@ def _image(function: str, img: Any, weight: Any) -> tuple[float, np.ndarray]:
 
 def _style(
     function: str, feats: Sequence[Any], layers: Sequence[int], targets: Sequence[Any], weights: Sequence[float]
-) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray, float]]]:
-    """All feature maps in their promoted dtype, and ``(index, target, weight)`` of each style layer."""
-    check = Arguments(function)
+) -> tuple[Chosen, list[np.ndarray], list[tuple[int, np.ndarray, float]]]:
+    """The kernels, all feature maps in their promoted dtype, and ``(index, target, weight)`` of each style layer."""
+    host = Arguments(function)
     feats, targets, weights = (
-        _list(check, name, value)
+        _list(host, name, value)
         for name, value in (("feats", feats), ("style_targets", targets), ("style_weights", weights))
     )
+    chosen = choose(_ROW, feats[0] if feats else None)
+    check = Arguments(function, place=chosen.place)
     raw = [check.raw(f"feats[{i}]", f) for i, f in enumerate(feats)]
     for i, f in enumerate(raw):
         Arguments(function).shape(f"feats[{i}]", f.shape, "N C H W")
-    wanted = check.array("style_layers", layers)
-    check.shape("style_layers", wanted.shape, "L")
+    wanted = host.array("style_layers", layers)
+    host.shape("style_layers", wanted.shape, "L")
     for name, value in (("style_targets", targets), ("style_weights", weights)):
         if len(value) != len(wanted):
             raise check.fail(
                 ValueError, name, f"have one entry for each of the {len(wanted)} style_layers", f"{len(value)} entries"
             )
-    indices = check.ids("style_layers", wanted if wanted.size else [], len(feats), f"the {len(feats)} feats")
+    indices = host.ids("style_layers", wanted if wanted.size else [], len(feats), f"the {len(feats)} feats")
     dtype = np.result_type(np.float32, *[f.dtype for f in raw])
     maps = [check.settle(f, dtype) for f in raw]
     out = []
     for i, index in enumerate(indices):
         N, C = maps[index].shape[:2]
-        own = Arguments(function, {"N": N, "C": C}, f"feats[{index}]")
+        own = Arguments(function, {"N": N, "C": C}, f"feats[{index}]", chosen.place)
         (target,) = own.floats((f"style_targets[{i}]", targets[i], "N C C"), dtype=dtype)
         out.append((int(index), target, check.number(f"style_weights[{i}]", weights[i])))
-    return maps, out
+    return chosen, maps, out
 
 
 def _list(check: Arguments, name: str, value: Any) -> list[Any]:
@@ -273,7 +275,8 @@ def _list(check: Arguments, name: str, value: Any) -> list[Any]:
         raise check.fail(TypeError, name, "be a sequence", type(value).__name__) from error
 
 
-def _squared_distance(chosen: Chosen, a: np.ndarray, b: np.ndarray) -> float:
-    partial = np.empty(-(-a.size // _CHUNK), np.float64)
+def _squared_distance(chosen: Chosen, a: np.ndarray, b: np.ndarray) -> Any:
+    """A float64 number of the place of the arrays."""
+    partial = chosen.empty((-(-a.size // _CHUNK),), np.float64)
     chosen.kernels.squared_distance(a.reshape(-1), b.reshape(-1), partial)
-    return float(partial.sum())
+    return partial.sum()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
-from fastrnn.cache import Cache, buffer, empty
+from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
 
 _ROW = "lstm"
@@ -47,9 +47,9 @@ def lstm_step_forward(
         A shape or dtype does not fit; the message names the argument.
     """
     function = "lstm_step_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x = check.raw("x", x)
     vector = x.ndim == 1
     x, prev_h, prev_c, Wx, Wh, b = check.floats(
@@ -63,11 +63,11 @@ def lstm_step_forward(
     if chosen.is_reference:
         next_h, next_c, kept = chosen.kernels.lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
     else:
-        rows = np.broadcast_to(x, (check["N"], check["D"]))[:, None]
+        rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, states, kept = _run(chosen, check, rows, prev_h, prev_c, Wx, Wh, b, None, False)
         next_h, next_c = h[:, 0], states[1]
-    ran(function, chosen, x.dtype)
-    return next_h, next_c, Cache(function, chosen.name, x.dtype, check.dims, (vector, kept))
+    ran(function, chosen, x.dtype, check.dims)
+    return next_h, next_c, Cache(function, chosen.column, x.dtype, check.dims, (vector, kept))
 
 
 def lstm_step_backward(dnext_h: Any, dnext_c: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -94,7 +94,7 @@ def lstm_step_backward(dnext_h: Any, dnext_c: Any, cache: Cache) -> tuple[np.nda
     cache = Arguments(function).cache(cache, "lstm_step_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    check = Arguments(function, cache.dims)
+    check = Arguments(function, cache.dims, place=chosen.place)
     dnext_h, dnext_c = check.floats(("dnext_h", dnext_h, "N H"), ("dnext_c", dnext_c, "N H"), dtype=cache.dtype)
     vector, kept = cache.kept
     if chosen.is_reference:
@@ -102,7 +102,7 @@ def lstm_step_backward(dnext_h: Any, dnext_c: Any, cache: Cache) -> tuple[np.nda
     else:
         dx, dh0, dc0, dWx, dWh, db = _run_backward(chosen, cache, dnext_h[:, None], None, dnext_c, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return dx, dh0, dc0, dWx, dWh, db
 
 
@@ -137,7 +137,8 @@ def lstm_forward(
     c0 : array_like, shape (N, H), optional
         Initial cell state; :func:`lstm_backward` then also returns its gradient.
     lengths : array_like of int, shape (N,), optional
-        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0.
+        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0. A NumPy array serves in a call on
+        a CUDA device too, and is better there: it is looked at on the host, and an array on the device waited for.
     reverse : bool, optional
         Run each sequence from its last valid step to its first. Outputs stay at their own step.
     return_state : bool, optional
@@ -163,9 +164,9 @@ def lstm_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "lstm_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x, h0, Wx, Wh, b, c0 = check.floats(
         ("x", x, "N T D"),
         ("h0", h0, "N H"),
@@ -183,8 +184,8 @@ def lstm_forward(
         )
     else:
         h, (h_n, c_n), kept = _run(chosen, check, x, h0, c0, Wx, Wh, b, lengths, reverse)
-    ran(function, chosen, x.dtype)
-    cache = Cache(function, chosen.name, x.dtype, check.dims, (c0 is not None, kept))
+    ran(function, chosen, x.dtype, check.dims)
+    cache = Cache(function, chosen.column, x.dtype, check.dims, (c0 is not None, kept))
     return (h, (h_n, c_n), cache) if return_state else (h, cache)
 
 
@@ -217,7 +218,7 @@ def lstm_backward(dh: Any, cache: Cache, *, dh_n: Any = None, dc_n: Any = None) 
     cache = Arguments(function).cache(cache, "lstm_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    check = Arguments(function, cache.dims)
+    check = Arguments(function, cache.dims, place=chosen.place)
     dh, dh_n, dc_n = check.floats(
         ("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), ("dc_n", dc_n, "N H?"), dtype=cache.dtype
     )
@@ -227,7 +228,7 @@ def lstm_backward(dh: Any, cache: Cache, *, dh_n: Any = None, dc_n: Any = None) 
     else:
         dx, dh0, dc0, dWx, dWh, db = _run_backward(chosen, cache, dh, dh_n, dc_n, kept)
         out = (dx, dh0, dWx, dWh, db) + ((dc0,) if given_c0 else ())
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
@@ -237,12 +238,12 @@ def _run(
     """Allocate, and run the sequence kernel: h, the final states stacked (2, N, H), and what backward needs."""
     N, H = h0.shape
     T, D, dtype = x.shape[1], check["D"], x.dtype
-    h = empty((N, T, H), dtype)
-    states = empty((2, N, H), dtype)
+    h = chosen.empty((N, T, H), dtype)
+    states = chosen.empty((2, N, H), dtype)
     sizes = chosen.kernels.lstm_buffers(N, T, D, H, dtype.itemsize)
-    reserve = buffer(sizes[0], dtype)
+    reserve = chosen.buffer(sizes[0], dtype)
     chosen.kernels.lstm_forward(
-        x, h0, c0, Wx, Wh, b, lengths, reverse, h, states[0], states[1], reserve, buffer(sizes[1], dtype)
+        x, h0, c0, Wx, Wh, b, lengths, reverse, h, states[0], states[1], reserve, chosen.buffer(sizes[1], dtype)
     )
     return h, states, (x, h0, c0, Wx, Wh, lengths, reverse, reserve, sizes[2])
 
@@ -250,10 +251,11 @@ def _run(
 def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, dc_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
     x, h0, c0, Wx, Wh, lengths, reverse, reserve, size = kept
     dtype = cache.dtype
-    dx, dWx, dWh = empty(x.shape, dtype), empty(Wx.shape, dtype), empty(Wh.shape, dtype)
-    dh0, dc0, db = empty(h0.shape, dtype), empty(h0.shape, dtype), empty(Wx.shape[1:], dtype)
+    dx, dWx, dWh = chosen.empty(x.shape, dtype), chosen.empty(Wx.shape, dtype), chosen.empty(Wh.shape, dtype)
+    dh0, dc0, db = chosen.empty(h0.shape, dtype), chosen.empty(h0.shape, dtype), chosen.empty(Wx.shape[1:], dtype)
+    workspace = chosen.buffer(size, dtype)
     chosen.kernels.lstm_backward(
-        dh, dh_n, dc_n, x, h0, c0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dc0, dWx, dWh, db
+        dh, dh_n, dc_n, x, h0, c0, Wx, Wh, lengths, reverse, reserve, workspace, dx, dh0, dc0, dWx, dWh, db
     )
     return dx, dh0, dc0, dWx, dWh, db
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
-from fastrnn.cache import empty
 from fastrnn.checks import Arguments
 
 _ROW = "optim"
@@ -130,7 +129,8 @@ def _update(
     function: str, w: Any, dw: Any, config: Config | None, defaults: dict[str, float], state: tuple[str, ...]
 ) -> tuple[np.ndarray, Config]:
     """Check, allocate, and run the kernel ``function(w, dw, *state, *settings, out, *new_state)``."""
-    check = Arguments(function)
+    chosen = choose(_ROW, w)
+    check = Arguments(function, place=chosen.place)
     config = {} if config is None else config
     if not isinstance(config, dict):
         raise check.fail(TypeError, "config", "be a dict", type(config).__name__)
@@ -140,7 +140,7 @@ def _update(
     arrays = [raw, check.raw("dw", dw)]
     for key in state:
         value = config.get(key)
-        arrays.append(np.zeros(raw.shape, dtype) if value is None else check.raw(f"config[{key!r}]", value))
+        arrays.append(chosen.xp.zeros(raw.shape, dtype) if value is None else check.raw(f"config[{key!r}]", value))
     for name, array in zip(("w", "dw", *(f"config[{key!r}]" for key in state)), arrays, strict=True):
         if array.shape != raw.shape:
             raise check.fail(ValueError, name, f"have the shape of w, {raw.shape}", f"shape {array.shape}")
@@ -151,7 +151,6 @@ def _update(
         if not (settings["t"] >= 1 and settings["t"].is_integer()):
             raise check.fail(ValueError, "config['t']", "be a whole number, at least 0", repr(config["t"]))
 
-    chosen = choose(_ROW)
     if chosen.is_reference:
         given: Config = {**settings, **dict(zip(state, arrays[2:], strict=True))}
         if function == "adam":
@@ -159,8 +158,8 @@ def _update(
         next_w, given = getattr(chosen.kernels, function)(arrays[0], arrays[1], given)
         fresh = [given[key] for key in state]
     else:
-        outs = [empty(raw.shape, dtype) for _ in range(1 + len(state))]
-        flat_in = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
+        outs = [chosen.empty(raw.shape, dtype) for _ in range(1 + len(state))]
+        flat_in = [chosen.xp.ascontiguousarray(array).reshape(-1) for array in arrays]
         getattr(chosen.kernels, function)(*flat_in, *settings.values(), *(out.reshape(-1) for out in outs))
         next_w, *fresh = outs
     ran(function, chosen)

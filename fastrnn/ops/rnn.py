@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import Chosen, choose, follow, product_operations, ran, rouse
-from fastrnn.cache import Cache, buffer, empty
+from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
 
 _ROW = "rnn"
@@ -42,9 +42,9 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
         A shape or dtype does not fit; the message names the argument.
     """
     function = "rnn_step_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x = check.raw("x", x)
     vector = x.ndim == 1
     x, prev_h, Wx, Wh, b = check.floats(
@@ -57,11 +57,11 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
     if chosen.is_reference:
         next_h, kept = chosen.kernels.rnn_step_forward(x, prev_h, Wx, Wh, b)
     else:
-        rows = np.broadcast_to(x, (check["N"], check["D"]))[:, None]
+        rows = chosen.xp.broadcast_to(x, (check["N"], check["D"]))[:, None]
         h, _, kept = _run(chosen, check, rows, prev_h, Wx, Wh, b, None, False)
         next_h = h[:, 0]
-    ran(function, chosen, x.dtype)
-    return next_h, Cache(function, chosen.name, x.dtype, check.dims, (vector, kept))
+    ran(function, chosen, x.dtype, check.dims)
+    return next_h, Cache(function, chosen.column, x.dtype, check.dims, (vector, kept))
 
 
 def rnn_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
@@ -88,14 +88,15 @@ def rnn_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     cache = Arguments(function).cache(cache, "rnn_step_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    (dnext_h,) = Arguments(function, cache.dims).floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
+    check = Arguments(function, cache.dims, place=chosen.place)
+    (dnext_h,) = check.floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     vector, kept = cache.kept
     if chosen.is_reference:
         dx, dh0, dWx, dWh, db = chosen.kernels.rnn_step_backward(dnext_h, kept)
     else:
         dx, dh0, dWx, dWh, db = _run_backward(chosen, cache, dnext_h[:, None], None, kept)
         dx = dx[:, 0].sum(axis=0) if vector else dx[:, 0]
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return dx, dh0, dWx, dWh, db
 
 
@@ -125,7 +126,8 @@ def rnn_forward(
     b : array_like, shape (H,)
         Biases.
     lengths : array_like of int, shape (N,), optional
-        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0.
+        Valid steps of each sequence, 0 to T. Later steps are not run: their `h` is 0. A NumPy array serves in a call on
+        a CUDA device too, and is better there: it is looked at on the host, and an array on the device waited for.
     reverse : bool, optional
         Run each sequence from its last valid step to its first. Outputs stay at their own step.
     return_state : bool, optional
@@ -151,9 +153,9 @@ def rnn_forward(
     dtype, float32 or float64; an input of another dtype is copied once.
     """
     function = "rnn_forward"
-    chosen = choose(_ROW)
+    chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function)
+    check = Arguments(function, place=chosen.place)
     x, h0, Wx, Wh, b = check.floats(
         ("x", x, "N T D"), ("h0", h0, "N H"), ("Wx", Wx, "D H"), ("Wh", Wh, "H H"), ("b", b, "H")
     )
@@ -164,8 +166,8 @@ def rnn_forward(
         h, h_n, kept = chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths=lengths, reverse=reverse, return_state=True)
     else:
         h, h_n, kept = _run(chosen, check, x, h0, Wx, Wh, b, lengths, reverse)
-    ran(function, chosen, x.dtype)
-    cache = Cache(function, chosen.name, x.dtype, check.dims, kept)
+    ran(function, chosen, x.dtype, check.dims)
+    cache = Cache(function, chosen.column, x.dtype, check.dims, kept)
     return (h, h_n, cache) if return_state else (h, cache)
 
 
@@ -196,12 +198,13 @@ def rnn_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     cache = Arguments(function).cache(cache, "rnn_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    dh, dh_n = Arguments(function, cache.dims).floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
+    check = Arguments(function, cache.dims, place=chosen.place)
+    dh, dh_n = check.floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
     if chosen.is_reference:
         out = chosen.kernels.rnn_backward(dh, cache.kept, dh_n=dh_n)
     else:
         out = _run_backward(chosen, cache, dh, dh_n, cache.kept)
-    ran(function, chosen, cache.dtype)
+    ran(function, chosen, cache.dtype, cache.dims)
     return out
 
 
@@ -211,20 +214,20 @@ def _run(
     """Allocate, and run the sequence kernel: h, the final state, and what backward needs."""
     N, H = h0.shape
     T, D, dtype = x.shape[1], check["D"], x.dtype
-    h, h_n = empty((N, T, H), dtype), empty((N, H), dtype)
+    h, h_n = chosen.empty((N, T, H), dtype), chosen.empty((N, H), dtype)
     sizes = chosen.kernels.rnn_buffers(N, T, D, H, dtype.itemsize)
-    reserve = buffer(sizes[0], dtype)
-    chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths, reverse, h, h_n, reserve, buffer(sizes[1], dtype))
+    reserve = chosen.buffer(sizes[0], dtype)
+    chosen.kernels.rnn_forward(x, h0, Wx, Wh, b, lengths, reverse, h, h_n, reserve, chosen.buffer(sizes[1], dtype))
     return h, h_n, (x, h0, Wx, Wh, lengths, reverse, reserve, sizes[2])
 
 
 def _run_backward(chosen: Chosen, cache: Cache, dh: Any, dh_n: Any, kept: Any) -> tuple[np.ndarray, ...]:
     x, h0, Wx, Wh, lengths, reverse, reserve, size = kept
     dtype = cache.dtype
-    dx, dWx, dWh = empty(x.shape, dtype), empty(Wx.shape, dtype), empty(Wh.shape, dtype)
-    dh0, db = empty(h0.shape, dtype), empty(Wx.shape[1:], dtype)
+    dx, dWx, dWh = chosen.empty(x.shape, dtype), chosen.empty(Wx.shape, dtype), chosen.empty(Wh.shape, dtype)
+    dh0, db = chosen.empty(h0.shape, dtype), chosen.empty(Wx.shape[1:], dtype)
     chosen.kernels.rnn_backward(
-        dh, dh_n, x, h0, Wx, Wh, lengths, reverse, reserve, buffer(size, dtype), dx, dh0, dWx, dWh, db
+        dh, dh_n, x, h0, Wx, Wh, lengths, reverse, reserve, chosen.buffer(size, dtype), dx, dh0, dWx, dWh, db
     )
     return dx, dh0, dWx, dWh, db
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backend import choose, ran
-from fastrnn.cache import buffer, empty
 from fastrnn.checks import Arguments
 
 _ROW = "softmax_loss"
@@ -24,7 +23,8 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     x : array_like, shape (N, T, V)
         Scores of all words at all steps.
     y : array_like of int, shape (N, T)
-        The right words, in ``[0, V)``. Where `mask` is False they are not looked at.
+        The right words, in ``[0, V)``. Where `mask` is False they are not looked at. In a call on a CUDA device `y` and
+        `mask` may be NumPy arrays too; those on the device are checked there, and the call waits for the answer.
     mask : array_like of bool, shape (N, T)
         Whether a step counts; integers or floats that are all 0 or 1 serve too.
     verbose : bool, optional
@@ -33,7 +33,7 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     Returns
     -------
     loss : floating scalar
-        In the dtype of `x`.
+        In the dtype of `x`; on a CUDA device an array of no axes, so that nothing has to be waited for.
     dx : ndarray, shape (N, T, V)
         Gradient with respect to `x`; 0 where masked.
 
@@ -45,22 +45,22 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
         A shape or dtype does not fit, or the batch is empty, whose average is not defined.
     """
     function = "temporal_softmax_loss"
-    check = Arguments(function)
+    chosen = choose(_ROW, x)
+    check = Arguments(function, place=chosen.place)
     (x,) = check.floats(("x", x, "N T V"))
     N, T, V = x.shape
     if N == 0:
         raise check.fail(ValueError, "x", "hold a sequence to take the average over", f"shape {x.shape}")
-    y, mask = _targets(check, y, mask, f"the V = {V} scores of x")
-    chosen = choose(_ROW)
+    y, mask, _ = _targets(check, y, mask, f"the V = {V} scores of x")
     if chosen.is_reference:
         loss, dx = chosen.kernels.temporal_softmax_loss(x, y, mask)
     else:
-        dx = empty(x.shape, x.dtype)
-        row_loss = np.empty(N * T, np.float64)
+        dx = chosen.empty(x.shape, x.dtype)
+        row_loss = chosen.empty((N * T,), np.float64)
         chosen.kernels.temporal_softmax_loss(
             x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), N, row_loss, dx.reshape(N * T, V)
         )
-        loss = x.dtype.type(row_loss.sum() / N)
+        loss = chosen.number(row_loss.sum() / N, x.dtype)
     ran(function, chosen)
     if verbose:
         print("dx_flat: ", (N * T, V))
@@ -83,14 +83,16 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     b : array_like, shape (V,)
         Biases.
     y : array_like of int, shape (N, T)
-        The right words, in ``[0, V)``. Where `mask` is False they are not looked at.
+        The right words, in ``[0, V)``. Where `mask` is False they are not looked at. In a call on a CUDA device `y` and
+        `mask` may be NumPy arrays too; those on the device are checked there, and the call waits for the answer.
     mask : array_like of bool, shape (N, T)
         Whether a step counts; integers or floats that are all 0 or 1 serve too.
 
     Returns
     -------
     loss : floating scalar
-        Summed over time and **averaged over the batch**, in the promoted floating dtype of `h`, `W` and `b`.
+        Summed over time and **averaged over the batch**, in the promoted floating dtype of `h`, `W` and `b`; on a CUDA
+        device an array of no axes, so that nothing has to be waited for.
     dh : ndarray, shape (N, T, H)
         Gradient with respect to `h`; 0 where masked.
     dW : ndarray, shape (H, V)
@@ -110,36 +112,36 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     order. There H has to be below V / 2, too. The reference holds all scores.
     """
     function = "vocab_softmax_loss"
-    check = Arguments(function)
+    chosen = choose(_ROW, h)
+    check = Arguments(function, place=chosen.place)
     h, W, b = check.floats(("h", h, "N T H"), ("W", W, "H V"), ("b", b, "V"))
     N, T, H = h.shape
     V = check["V"]
     if N == 0:
         raise check.fail(ValueError, "h", "hold a sequence to take the average over", f"shape {h.shape}")
-    y, mask = _targets(check, y, mask, f"the V = {V} columns of W")
-    chosen = choose(_ROW)
+    y, mask, counted = _targets(check, y, mask, f"the V = {V} columns of W")
     dh: np.ndarray
     if chosen.is_reference:
         loss, dh, dW, db = chosen.kernels.vocab_softmax_loss(h, W, b, y, mask)
     else:
-        dh, dW, db = (empty(a.shape, a.dtype) for a in (h, W, b))
+        dh, dW, db = (chosen.empty(a.shape, a.dtype) for a in (h, W, b))
         (size,) = chosen.kernels.vocab_softmax_loss_buffers(N * T, H, V, h.itemsize)
-        total = np.empty(1, np.float64)
-        chosen.kernels.vocab_softmax_loss(
-            h, W, b, y.reshape(-1), mask.reshape(-1), buffer(size, h.dtype), total, dh, dW, db
-        )
-        loss = h.dtype.type(total[0] / N)
+        total = chosen.empty((1,), np.float64)
+        # CUDA kernels are told which steps count, where that is known without waiting; others find it in the mask.
+        rows = () if counted is None or chosen.name != "cuda" else (check.place.moved(counted),)
+        workspace = chosen.buffer(size, h.dtype)
+        chosen.kernels.vocab_softmax_loss(h, W, b, y.reshape(-1), mask.reshape(-1), workspace, total, dh, dW, db, *rows)
+        loss = chosen.number(total[0] / N, h.dtype)
     ran(function, chosen)
     return loss, dh, dW, db
 
 
-def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[np.ndarray, np.ndarray]:
-    """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool."""
-    mask = check.array("mask", mask)
-    check.shape("y", check.array("y", y).shape, "N T")
+def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[Any, Any, np.ndarray | None]:
+    """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool, where the call is; and at
+    which of the N T steps it is True, where that is known without waiting."""
+    y, mask = check.either("y", y), check.either("mask", mask)
+    check.shape("y", y.shape, "N T")
     check.shape("mask", mask.shape, "N T")
-    if mask.dtype.kind != "b":
-        if mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all():
-            raise check.fail(TypeError, "mask", "be boolean, or all 0 and 1", f"dtype {mask.dtype}")
-        mask = mask.astype(bool)
-    return check.ids("y", y, check["V"], of, where=mask), mask
+    mask = check.mask("mask", mask)
+    y = check.ids("y", y, check["V"], of, where=mask)
+    return y, check.place.moved(mask), np.flatnonzero(mask) if type(mask) is np.ndarray else None
