@@ -103,7 +103,7 @@ void by_dtype(const Array& like, F&& f) {
         f(double());
 }
 
-// ---- rnn, lstm, gru --------------------------------------------------------------------------------------------------
+// ---- rnn, lstm, gru -------------------------------------------------------------------------------------------------
 
 template <class T>
 Vec<T> optional_vec(const Optional& a) {
@@ -120,16 +120,20 @@ py::tuple recurrent_buffers(Index N, Index steps, Index H, Index itemsize) {
 // h (N,T,H); D is not the kernels' business here.
 Sequence sequence(const Array& h, const Optional& lengths, bool reverse) {
     const View v(h);
-    return {v.shape[0], v.shape[1], 0, v.shape[2], lengths.is_none() ? nullptr : View(lengths).pointer<Index>(), reverse};
+    return {v.shape[0], v.shape[1], 0, v.shape[2], lengths.is_none() ? nullptr : View(lengths).pointer<Index>(),
+            reverse};
 }
 
 // How the time loop is cut: of a device told, so that tests may ask for any.
 py::dict recurrent_plan(Index N, Index H, int columns, Index K, int itemsize, int precision, int sms,
-                        std::size_t shared, int major) {
+                        std::size_t shared, int major, int minor) {
     using namespace cuda::recurrent;
-    const Plan p = choose_plan({sms, shared, major}, N, H, columns, K, itemsize, static_cast<cuda::Precision>(precision));
+    const Plan p =
+        choose_plan({sms, shared, major, minor}, N, H, columns, K, itemsize, static_cast<cuda::Precision>(precision));
     py::dict d;
+    constexpr const char* engines[] = {"fma", "split", "tf32", "bf16"};
     d["tile"] = p.tile;
+    d["engine"] = engines[static_cast<int>(p.engine)];
     if (p.tile < 0) return d;
     const Tile& t = tiles[p.tile];
     d["resident"] = p.resident;
@@ -153,19 +157,19 @@ py::dict recurrent_plan(Index N, Index H, int columns, Index K, int itemsize, in
 py::dict current_plan(Index N, Index H, int columns, Index K, int itemsize, int precision) {
     cuda::recurrent::Limits limits{};
     check("current_plan", cuda::recurrent::current_limits(limits));
-    return recurrent_plan(N, H, columns, K, itemsize, precision, limits.sms, limits.shared, limits.major);
+    return recurrent_plan(N, H, columns, K, itemsize, precision, limits.sms, limits.shared, limits.major, limits.minor);
 }
 
-// ---- rnn ----
+// ---- rnn ------------------------------------------------------------------------------------------------------------
 
 void rnn_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional lengths, bool reverse,
                  Array h, Array h_n, Array reserve, Array workspace) {
     by_dtype(h, [&](auto like) {
         using T = decltype(like);
-        check("rnn_forward", cuda::rnn_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
-                                                  sequence(h, lengths, reverse), matrix<T>(h0), matrix<T>(Wh),
-                                                  vec<T>(b), output<T>(h), output<T>(h_n), output<T>(reserve),
-                                                  output<T>(workspace)));
+        check("rnn_forward",
+              cuda::rnn_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                   sequence(h, lengths, reverse), matrix<T>(h0), matrix<T>(Wh), vec<T>(b), output<T>(h),
+                                   output<T>(h_n), output<T>(reserve), output<T>(workspace)));
     });
 }
 
@@ -180,17 +184,17 @@ void rnn_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n,
     });
 }
 
-// ---- lstm ----
+// ---- lstm -----------------------------------------------------------------------------------------------------------
 
 void lstm_forward(std::uintptr_t stream, int precision, Array h0, Optional c0, Array Wh, Array b, Optional lengths,
                   bool reverse, Array h, Array h_n, Array c_n, Array reserve, Array workspace) {
     by_dtype(h, [&](auto like) {
         using T = decltype(like);
-        check("lstm_forward", cuda::lstm_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
-                                                    sequence(h, lengths, reverse), matrix<T>(h0),
-                                                    optional_matrix<T>(c0), matrix<T>(Wh), vec<T>(b), output<T>(h),
-                                                    output<T>(h_n), output<T>(c_n), output<T>(reserve),
-                                                    output<T>(workspace)));
+        check("lstm_forward",
+              cuda::lstm_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                    sequence(h, lengths, reverse), matrix<T>(h0), optional_matrix<T>(c0), matrix<T>(Wh),
+                                    vec<T>(b), output<T>(h), output<T>(h_n), output<T>(c_n), output<T>(reserve),
+                                    output<T>(workspace)));
     });
 }
 
@@ -201,12 +205,12 @@ void lstm_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n
         check("lstm_backward",
               cuda::lstm_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
                                      sequence(dh, lengths, reverse), cube<T>(dh), optional_matrix<T>(dh_n),
-                                     optional_matrix<T>(dc_n), matrix<T>(Wh), output<T>(reserve),
-                                     output<T>(workspace), output<T>(dh0), output<T>(dc0), output<T>(db)));
+                                     optional_matrix<T>(dc_n), matrix<T>(Wh), output<T>(reserve), output<T>(workspace),
+                                     output<T>(dh0), output<T>(dc0), output<T>(db)));
     });
 }
 
-// ---- gru ----
+// ---- gru ------------------------------------------------------------------------------------------------------------
 
 void gru_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional bh, Optional lengths,
                  bool reverse, Array h, Array h_n, Array reserve, Array workspace) {
@@ -223,11 +227,11 @@ void gru_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n,
                   bool reverse, Array reserve, Array workspace, Array dh0, Array db, Array dbh) {
     by_dtype(dh, [&](auto like) {
         using T = decltype(like);
-        check("gru_backward", cuda::gru_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
-                                                    sequence(dh, lengths, reverse), cube<T>(dh),
-                                                    optional_matrix<T>(dh_n), matrix<T>(Wh), output<T>(reserve),
-                                                    output<T>(workspace), output<T>(dh0), output<T>(db),
-                                                    output<T>(dbh)));
+        check("gru_backward",
+              cuda::gru_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                    sequence(dh, lengths, reverse), cube<T>(dh), optional_matrix<T>(dh_n),
+                                    matrix<T>(Wh), output<T>(reserve), output<T>(workspace), output<T>(dh0),
+                                    output<T>(db), output<T>(dbh)));
     });
 }
 
@@ -250,8 +254,8 @@ void squared_distance(std::uintptr_t stream, Array a, Array b, Array partial) {
 void scaled_difference(std::uintptr_t stream, Array a, Array b, double scale, Array out) {
     by_dtype(a, [&](auto like) {
         using T = decltype(like);
-        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a),
-                                                              vec<T>(b), scale, output<T>(out)));
+        check("scaled_difference", cuda::scaled_difference<T>(stream_of(stream), View(a).shape[0], vec<T>(a), vec<T>(b),
+                                                              scale, output<T>(out)));
     });
 }
 
@@ -321,7 +325,7 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
         [](int sms, std::size_t shared, int major, int minor, unsigned seed) {
             cuda::host::settings() = {sms, shared, major, minor, seed};
         },
-        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0,
-        py::arg("seed") = 0, "Set what the simulated device has, and the seed of the order of its threads.");
+        py::arg("sms") = 4, py::arg("shared") = 232448, py::arg("major") = 9, py::arg("minor") = 0, py::arg("seed") = 0,
+        "Set what the simulated device has, and the seed of the order of its threads.");
 #endif
 }

@@ -154,8 +154,8 @@ Error gru_buffers(Index N, Index steps, Index H, BufferSizes& sizes) {
 }
 
 template <class T>
-Error gru_forward(Stream stream, Precision precision, Sequence s, Matrix<T> h0, Matrix<T> Wh, Vec<T> b, Vec<T> bh,
-                  T* h, T* h_n, T* reserve, T* workspace) {
+Error gru_forward(Stream stream, Precision precision, Sequence s, Matrix<T> h0, Matrix<T> Wh, Vec<T> b, Vec<T> bh, T* h,
+                  T* h_n, T* reserve, T* workspace) {
     const Index R = s.N * s.T;
     T *h_prev = reserve + R * gates * s.H, *hn = h_prev + R * s.H;
     const GruForward<T> task{steps_of(s), s.H, h0, Wh, b, bh, h, h_n, reserve, h_prev, hn};

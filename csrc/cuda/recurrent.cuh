@@ -6,7 +6,7 @@
 
 namespace fastrnn::cuda::recurrent {
 
-// ---- numbers for gates.h ---------------------------------------------------------------------------------------------
+// ---- numbers for gates.h --------------------------------------------------------------------------------------------
 
 // A number whose functions gates.h finds by overload.
 template <class T>
@@ -34,7 +34,7 @@ __device__ __forceinline__ Number<double> tanh(Number<double> a) {
     return {::tanh(a.x)};
 }
 
-// ---- products of one step --------------------------------------------------------------------------------------------
+// ---- products of one step -------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void load4(const float* p, float (&v)[4]) {
     const float4 x = *reinterpret_cast<const float4*>(p);
@@ -59,7 +59,7 @@ struct Ffma {
     using Out = T;
     using Word = T;
     static constexpr int lanes_k = lanes_k_, lanes_c = 4, lanes_r = warp_size / lanes_k / lanes_c;
-    static constexpr Tile tile = ffma_tile(sizeof(T), lanes_k, lanes_c * tile_columns, lanes_r * tile_rows);
+    static constexpr Tile tile = fma_tile(sizeof(T), lanes_k, lanes_c* tile_columns, lanes_r* tile_rows);
     static_assert(tile_columns % 4 == 0);
 
     // Chains of at most 64 additions, as on the CPU (k_slice in csrc/cpu/inner_loops.h): one chain over all of k would
@@ -103,8 +103,7 @@ struct Ffma {
             for (int j = 0; j < 4; ++j) {
                 T b[tile_columns / 4][4];
 #pragma unroll
-                for (int c = 0; c < tile_columns / 4; ++c)
-                    load4(w + (k + j) * tile.ld_weights + c * 4 * lanes_c, b[c]);
+                for (int c = 0; c < tile_columns / 4; ++c) load4(w + (k + j) * tile.ld_weights + c * 4 * lanes_c, b[c]);
 #pragma unroll
                 for (int i = 0; i < tile_rows; ++i)
 #pragma unroll
@@ -129,7 +128,120 @@ struct Ffma {
     }
 };
 
-// ---- the time loop ---------------------------------------------------------------------------------------------------
+// With tensor cores: columns on the 16 of a product, rows on its 8. Weights lie as the fragments that a lane loads.
+template <Engine engine, int column_tiles, int row_tiles>
+struct Mma {
+    using Out = float;
+    using Word = std::uint32_t;
+    static constexpr bool split = engine == Engine::split;
+    static constexpr Tile tile = mma_tile(engine == Engine::bf16 ? 2 : 1, 16 * column_tiles, 8 * row_tiles);
+    static constexpr int chunks_in_chain = 4;
+
+    // Tensor cores cut off what they add where an FMA rounds. Of split numbers, so, only the products of one k of 8 are
+    // added there, the small ones first, and all else by additions (Ootomo and Yokota, "Recovering single precision
+    // accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022).
+    float chain[split ? 1 : column_tiles][split ? 1 : row_tiles][4], sum[column_tiles][row_tiles][4];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int c = 0; c < column_tiles; ++c)
+#pragma unroll
+            for (int r = 0; r < row_tiles; ++r)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    sum[c][r][i] = 0;
+                    if constexpr (!split) chain[c][r][i] = 0;
+                }
+    }
+    __device__ __forceinline__ void end_chain() {
+        if constexpr (!split) {
+#pragma unroll
+            for (int c = 0; c < column_tiles; ++c)
+#pragma unroll
+                for (int r = 0; r < row_tiles; ++r)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) sum[c][r][i] += chain[c][r][i], chain[c][r][i] = 0;
+        }
+    }
+    // x = high + low but for 2^-22 of it, both TF32; infinities have no low part.
+    static __device__ __forceinline__ void take_apart(std::uint32_t word, std::uint32_t& high, std::uint32_t& low) {
+        const float x = __uint_as_float(word);
+        high = to_tf32(x);
+        low = x == __uint_as_float(high) ? 0u : to_tf32(x - __uint_as_float(high));
+    }
+    __device__ __forceinline__ void multiply(const Word* s, const Word* w, int lane) {
+        s += lane / 4 * tile.ld + lane % 4;
+        w += 4 * lane;
+#pragma unroll
+        for (int k = 0; k < tile.chunk / 8; ++k) {
+            std::uint32_t a[column_tiles][4], low_a[column_tiles][4];
+#pragma unroll
+            for (int c = 0; c < column_tiles; ++c) {
+                const uint4 x = *reinterpret_cast<const uint4*>(w + (k * column_tiles + c) * 4 * warp_size);
+                const std::uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    if constexpr (split)
+                        take_apart(words[i], a[c][i], low_a[c][i]);
+                    else
+                        a[c][i] = words[i];
+            }
+#pragma unroll
+            for (int r = 0; r < row_tiles; ++r) {
+                std::uint32_t b[2], low_b[2];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const std::uint32_t word = s[r * 8 * tile.ld + k * 8 + 4 * i];
+                    if constexpr (split)
+                        take_apart(word, b[i], low_b[i]);
+                    else
+                        b[i] = word;
+                }
+#pragma unroll
+                for (int c = 0; c < column_tiles; ++c) {
+                    if constexpr (engine == Engine::split) {
+                        float d[4] = {0, 0, 0, 0};
+                        mma_tf32(d, low_a[c], b);
+                        mma_tf32(d, a[c], low_b);
+                        mma_tf32(d, a[c], b);
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) sum[c][r][i] += d[i];
+                    } else if constexpr (engine == Engine::tf32) {
+                        mma_tf32(chain[c][r], a[c], b);
+                    } else {
+                        mma_bf16(chain[c][r], a[c], b);
+                    }
+                }
+            }
+        }
+    }
+    __device__ __forceinline__ void put(float* partial, int lane) const {
+        partial += lane % 4 * 2 * tile.ld_out + lane / 4;
+#pragma unroll
+        for (int c = 0; c < column_tiles; ++c)
+#pragma unroll
+            for (int r = 0; r < row_tiles; ++r)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) partial[(r * 8 + i % 2) * tile.ld_out + c * 16 + i / 2 * 8] = sum[c][r][i];
+    }
+
+    // Element k of an array of words.
+    static __device__ __forceinline__ void put_at(Word* words, Index k, float value) {
+        if constexpr (engine == Engine::bf16)
+            reinterpret_cast<unsigned short*>(words)[k] = static_cast<unsigned short>(pack_bf16(value, 0));
+        else
+            words[k] = split ? __float_as_uint(value) : to_tf32(value);
+    }
+    static __device__ __forceinline__ void put_state(Word* row, Index k, float value) { put_at(row, k, value); }
+    static __device__ __forceinline__ void put_weight(Word* chunk, int k, int column, float value) {
+        const int word = k / tile.k_of_word, c = column % 16;
+        const int lane = c % 8 * 4 + word % 4, part = c / 8 + word % 8 / 4 * 2;
+        put_at(chunk + ((word / 8 * column_tiles + column / 16) * warp_size + lane) * 4 + part, k % tile.k_of_word,
+               value);
+    }
+};
+
+// ---- the time loop --------------------------------------------------------------------------------------------------
 
 // What every kernel of a call is told. The state is what is multiplied by the recurrent weights: h forward, da
 // backward; (N, k of the chunks), 0 beyond K, two of them by the parity of the step.
@@ -137,7 +249,7 @@ template <class Word>
 struct Cut {
     Plan plan;
     Index N, H;
-    Word* state[2];        // rows of plan.row_words
+    Word* state[2];       // rows of plan.row_words
     const Word* weights;  // packed for all unit passes, where they do not stay in shared memory
     unsigned* arrived;    // one counter a group of rows, counters_apart apart; null: a launch a step, no barrier
 };
@@ -149,7 +261,8 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
     using T = typename E::Out;
     using Word = typename E::Word;
     constexpr Tile tile = E::tile;
-    constexpr int columns = Task::columns, ahead = 2;
+    constexpr int columns = Task::columns;
+    constexpr int ahead = tile.rows * tile.columns < 2048 ? 2 : 1;  // pairs of a thread whose inputs are read early
     const Plan& plan = cut.plan;
     const int thread = static_cast<int>(threadIdx.x), warp = thread / warp_size, lane = thread % warp_size;
     Word* const resident = shared_memory<Word>();
@@ -183,8 +296,8 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
             };
 
             // What concerns no other block is begun before the blocks meet.
-            typename Task::Inputs inputs[ahead];
-            typename Task::Outputs outputs[ahead];
+            typename Task::Inputs inputs[ahead]{};
+            typename Task::Outputs outputs[ahead]{};
 #pragma unroll
             for (int i = 0; i < ahead; ++i) {
                 const int pair = thread + i * threads;
@@ -204,12 +317,12 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
                             const int r = i / pieces, k = i % pieces * words;
                             const bool valid = row0 + r < cut.N;
                             copy_async(to + r * tile.ld + k,
-                                       before + (valid ? row0 + r : 0) * row_words + Index(chunk) * tile.chunk + k, valid);
+                                       before + (valid ? row0 + r : 0) * row_words + Index(chunk) * tile.chunk + k,
+                                       valid);
                         }
                         if (!plan.resident) {
                             const Index pass_of_all = Index(blockIdx.x) * plan.unit_passes + unit_pass;
-                            const Word* from =
-                                cut.weights + (pass_of_all * plan.chunks + chunk) * tile.chunk_words();
+                            const Word* from = cut.weights + (pass_of_all * plan.chunks + chunk) * tile.chunk_words();
                             for (int i = lane * words; i < tile.chunk_words(); i += warp_size * words)
                                 copy_async(to + tile.rows * tile.ld + i, from + i);
                         }
@@ -228,8 +341,9 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
                     __syncwarp();
                     const Word* s = region + stage * stage_words;
                     sums.multiply(s,
-                                  plan.resident ? resident + (Index(unit_pass) * plan.chunks + chunk) * tile.chunk_words()
-                                                : s + tile.rows * tile.ld,
+                                  plan.resident
+                                      ? resident + (Index(unit_pass) * plan.chunks + chunk) * tile.chunk_words()
+                                      : s + tile.rows * tile.ld,
                                   lane);
                     if (++in_chain == E::chunks_in_chain) sums.end_chain(), in_chain = 0;
                     __syncwarp();
@@ -332,24 +446,25 @@ __global__ void __launch_bounds__(threads)
     for (Index i = thread; i < counters; i += all) arrived[i] = 0;
 }
 
-// ---- launches --------------------------------------------------------------------------------------------------------
+// ---- launches -------------------------------------------------------------------------------------------------------
 
 template <class E, class Task>
 cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N, Index H, Index steps,
                 unsigned char* scratch) {
     using Word = typename E::Word;
     const Scratch parts(plan, E::tile, N);
-    Cut<Word> cut{plan,
-                  N,
-                  H,
-                  {reinterpret_cast<Word*>(scratch + parts.state[0]), reinterpret_cast<Word*>(scratch + parts.state[1])},
-                  reinterpret_cast<const Word*>(scratch + parts.weights),
-                  reinterpret_cast<unsigned*>(scratch + parts.counters)};
+    Cut<Word> cut{
+        plan,
+        N,
+        H,
+        {reinterpret_cast<Word*>(scratch + parts.state[0]), reinterpret_cast<Word*>(scratch + parts.state[1])},
+        reinterpret_cast<const Word*>(scratch + parts.weights),
+        reinterpret_cast<unsigned*>(scratch + parts.counters)};
     const Index rows = N, padded_k = plan.row_words(E::tile) * E::tile.k_of_word;
     const Index work = most(rows * padded_k, N * H);
-    cudaError_t error = launch(prepare<E, Task>, dim3(static_cast<unsigned>(least<Index>(ceil_div(work, threads), 1024))),
-                               dim3(threads), 0, stream, task, N, H, rows, padded_k, cut.state[0], cut.state[1],
-                               cut.arrived, plan.row_groups * counters_apart);
+    cudaError_t error = launch(
+        prepare<E, Task>, dim3(static_cast<unsigned>(least<Index>(ceil_div(work, threads), 1024))), dim3(threads), 0,
+        stream, task, N, H, rows, padded_k, cut.state[0], cut.state[1], cut.arrived, plan.row_groups * counters_apart);
     const dim3 grid(static_cast<unsigned>(plan.unit_groups), static_cast<unsigned>(plan.row_groups));
     const std::size_t shared = plan.shared_bytes(E::tile);
     if (!plan.resident && error == cudaSuccess)
@@ -357,7 +472,8 @@ cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N
                        dim3(threads), 0, stream, task, plan, H, const_cast<Word*>(cut.weights));
     if (plan.resident) {
         if (error == cudaSuccess && steps)
-            error = launch_together(time_loop<E, Task>, grid, dim3(threads), shared, stream, task, cut, Index(0), steps);
+            error =
+                launch_together(time_loop<E, Task>, grid, dim3(threads), shared, stream, task, cut, Index(0), steps);
         return error;
     }
     cut.arrived = nullptr;
@@ -367,35 +483,74 @@ cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N
 }
 
 // The tile of the plan, as a type. The list is `tiles` in recurrent_plan.h.
-template <class Task>
-cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N, Index H, Index steps, float* scratch) {
-    auto* const bytes = reinterpret_cast<unsigned char*>(scratch);
-    const auto with = [&](auto tile) { return run<decltype(tile)>(stream, task, plan, N, H, steps, bytes); };
-    if constexpr (Task::columns > 1) {
-        switch (plan.tile) {
-            case 0: return with(Ffma<float, 2, 4, 2>());
-            case 1: return with(Ffma<float, 2, 12, 2>());
-            case 2: return with(Ffma<float, 2, 8, 4>());
+template <Engine engine, bool several, class F>
+cudaError_t with_mma_tile(int number, F&& with) {
+    if (number == 0) return with(Mma<engine, 1, 1>());
+    if constexpr (several) {
+        switch (number) {
+            case 1:
+                return with(Mma<engine, 3, 1>());
+            case 2:
+                return with(Mma<engine, 2, 2>());
+            case 3:
+                return with(Mma<engine, 2, 4>());
+            case 4:
+                return with(Mma<engine, 2, 8>());
         }
     } else {
-        switch (plan.tile) {
-            case 3: return with(Ffma<float, 4, 4, 4>());
-            case 4: return with(Ffma<float, 4, 4, 8>());
+        switch (number) {
+            case 5:
+                return with(Mma<engine, 1, 2>());
+            case 6:
+                return with(Mma<engine, 1, 4>());
+            case 7:
+                return with(Mma<engine, 1, 8>());
         }
-    }
-    switch (plan.tile) {
-        case 5: return with(Ffma<float, 1, 4, 4>());
-        case 6: return with(Ffma<float, 1, 8, 4>());
-        case 7: return with(Ffma<float, 1, 8, 8>());
     }
     return cudaErrorInvalidConfiguration;
 }
-template <class Task>
-cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N, Index H, Index steps,
-                double* scratch) {
-    auto* const bytes = reinterpret_cast<unsigned char*>(scratch);
-    const auto with = [&](auto tile) { return run<decltype(tile)>(stream, task, plan, N, H, steps, bytes); };
-    if constexpr (Task::columns > 1) {
+template <bool several, class F>
+cudaError_t with_tile(const Plan& plan, float, F&& with) {
+    switch (plan.engine) {
+        case Engine::split:
+            return with_mma_tile<Engine::split, several>(plan.tile - first_mma, with);
+        case Engine::tf32:
+            return with_mma_tile<Engine::tf32, several>(plan.tile - first_mma, with);
+        case Engine::bf16:
+            return with_mma_tile<Engine::bf16, several>(plan.tile - first_bf16, with);
+        case Engine::fma:
+            break;
+    }
+    if constexpr (several) {
+        switch (plan.tile) {
+            case 0:
+                return with(Ffma<float, 2, 4, 2>());
+            case 1:
+                return with(Ffma<float, 2, 12, 2>());
+            case 2:
+                return with(Ffma<float, 2, 8, 4>());
+        }
+    } else {
+        switch (plan.tile) {
+            case 3:
+                return with(Ffma<float, 4, 4, 4>());
+            case 4:
+                return with(Ffma<float, 4, 4, 8>());
+        }
+    }
+    switch (plan.tile) {
+        case 5:
+            return with(Ffma<float, 1, 4, 4>());
+        case 6:
+            return with(Ffma<float, 1, 8, 4>());
+        case 7:
+            return with(Ffma<float, 1, 8, 8>());
+    }
+    return cudaErrorInvalidConfiguration;
+}
+template <bool several, class F>
+cudaError_t with_tile(const Plan& plan, double, F&& with) {
+    if constexpr (several) {
         if (plan.tile == 8) return with(Ffma<double, 2, 4, 2>());
     } else {
         if (plan.tile == 9) return with(Ffma<double, 4, 4, 4>());
@@ -404,7 +559,7 @@ cudaError_t run(cudaStream_t stream, const Task& task, const Plan& plan, Index N
     return cudaErrorInvalidConfiguration;
 }
 
-// ---- which step of which row -----------------------------------------------------------------------------------------
+// ---- which step of which row ----------------------------------------------------------------------------------------
 
 // Forward's step s is at t = s, or at T - 1 - s in reverse; a row is run where t lies within its length.
 struct Steps {
@@ -416,7 +571,7 @@ struct Steps {
     __device__ __forceinline__ bool runs(Index row, Index t) const { return !lengths || t < lengths[row]; }
 };
 
-// ---- sums over rows --------------------------------------------------------------------------------------------------
+// ---- sums over rows -------------------------------------------------------------------------------------------------
 
 // a (R, M) -> sums (M) of its columns. A block has 32 columns and 8 warps of rows, every eighth row each; sums in
 // double, since a bias' gradient has as many terms as there are steps.
@@ -443,7 +598,7 @@ cudaError_t column_sums(cudaStream_t stream, Index R, Index M, const T* a, T* su
                   threads * sizeof(double), stream, R, M, a, sums);
 }
 
-// ---- calls -----------------------------------------------------------------------------------------------------------
+// ---- calls ----------------------------------------------------------------------------------------------------------
 
 inline Steps steps_of(const Sequence& s) {
     return {s.T, s.lengths, s.reverse};
@@ -475,7 +630,10 @@ cudaError_t run_loop(Stream stream, Precision precision, const Task& task, const
     const auto error = static_cast<cudaError_t>(current_limits(limits));
     if (error != cudaSuccess) return error;
     const Plan plan = choose_plan(limits, s.N, s.H, Task::columns, task.depth(), sizeof(T), precision);
-    return run(static_cast<cudaStream_t>(stream), task, plan, s.N, s.H, steps, scratch);
+    return with_tile<(Task::columns > 1)>(plan, T(), [&](auto tile) {
+        return run<decltype(tile)>(static_cast<cudaStream_t>(stream), task, plan, s.N, s.H, steps,
+                                   reinterpret_cast<unsigned char*>(scratch));
+    });
 }
 template <class Task, class T>
 cudaError_t run_forward(Stream stream, Precision precision, const Task& task, const Sequence& s, T* scratch) {

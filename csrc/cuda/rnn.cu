@@ -116,7 +116,7 @@ struct RnnBackward {
 Error recurrent::current_limits(Limits& limits) {
     Device device{};
     const cudaError_t error = current_device(device);
-    limits = {device.sms, device.shared, device.major};
+    limits = {device.sms, device.shared, device.major, device.minor};
     return error;
 }
 
