@@ -1,4 +1,45 @@
 // The time loop of rnn, lstm and gru, forward and backward: what the three files instantiate with their cell.
+//
+// A step multiplies the state S (N, K) by the recurrent weights W (K, columns): forward S is h, K = H and a unit has a
+// column a gate; backward S is da of the step before, K = gates H and a unit has one column, W being Wh^T. All else of
+// the layer is large products before and after the loop (fastrnn/cuda/recurrent.py).
+//
+// A block owns some hidden units, and with them their columns, for some rows of the batch, for all steps. Its weights
+// are packed into shared memory once. Each step its warps fetch the state, which is at most some MB and stays in the
+// L2, in chunks of k through rings of their own; each warp sums its chunks over the whole tile, so that no warp waits
+// for another before the eight partial sums meet in shared memory. Then a thread has all gates of a (row, unit),
+// applies the cell, hands on the new state, and the blocks that share rows meet at a barrier in memory. What concerns
+// no other block (reading pre-activations and gates, writing gates, h and states) is begun before that barrier and ends
+// after it. Blocks of different rows never wait for each other. Rows whose sequence is over are computed and thrown
+// away. Where the weights do not fit, or would make a block read the state more often than it would read them, the same
+// kernel is launched once a step and fetches the weights, packed once a call, beside the state.
+//
+// Not run on a GPU: what follows is counted. LSTM, an H100 (132 SMs at 1.75 GHz; 128 FMA a clock and SM, mma.sync some
+// 600 of TF32 and 1200 of bfloat16, a third of that of split float32; 5.5 TB/s from the L2), one step, forward and
+// backward. MFLOP an SM, padding included; MB that all blocks read from the L2; microseconds of arithmetic and of the
+// L2, of which the larger, a barrier (about 1) or launch (about 3), and some 0.4 for the sums and gates add up.
+//
+//   (N,T,D,H)                   forward          MFLOP    MB  math    L2  backward         MFLOP    MB  math    L2
+//   (16,1024,768,768)  highest  persistent fma    0.59   3.1   1.3   0.6  persistent fma    0.79  12.6   1.8   2.3
+//                      high     persistent        0.59   3.1   0.3   0.6  persistent        0.79  12.6   0.4   2.3
+//                      medium   persistent        0.59   1.6   0.1   0.3  persistent        0.79   6.3   0.2   1.1
+//   (32,256,512,512)   highest  persistent split  0.52   4.2   0.8   0.8  persistent split  0.52   8.4   0.8   1.5
+//                      medium   persistent        0.52   2.1   0.1   0.4  persistent        0.52   4.2   0.1   0.8
+//   (64,128,1024,1024) highest  persistent split   4.2  33.6   6.0   6.1  per step split     4.2 100.7   6.0  18.3
+//                      medium   persistent         4.2  16.8   1.0   3.1  persistent         4.2  33.6   1.0   6.1
+//   (100,16,256,200)   highest  persistent split  0.34   1.9   0.5   0.3  persistent split  0.41   6.1   0.6   1.1
+//                      medium   persistent        0.39   1.1   0.1   0.2  persistent        0.43   3.2   0.1   0.6
+//   (8,512,256,256)    highest  persistent fma    0.07   1.0   0.2   0.2  persistent fma    0.26   4.2   0.6   0.8
+//                      medium   persistent        0.07   0.5   0.0   0.1  persistent        0.26   2.1   0.1   0.4
+//   (128,64,512,1536)  highest  per step split    18.9 226.5  26.9  41.2  per step split    25.2 226.5  35.9  41.2
+//                      medium   persistent        18.9  50.3   4.5   9.2  per step          25.2 113.2   6.0  20.6
+//
+// So at (16,1024,768,768), float32, about 2.7 microseconds a step forward and 3.7 backward; bfloat16 1.7 and 2.5. It is
+// the L2 that bounds nearly all of it, since every block reads the state of its rows; rows are cut over blocks until
+// that is balanced by the weights that more blocks then hold. Considered: units as the input of a step instead of its
+// output (backward reads its own da alone, but the partial sums that blocks then exchange are as many as there are
+// blocks); clusters that share the state through distributed shared memory, which would take most of the L2's part away
+// on Hopper and later, and is the next thing to try where a GPU is at hand.
 #pragma once
 
 #include "device.h"
@@ -90,10 +131,16 @@ struct Ffma {
 #pragma unroll
             for (int j = 0; j < tile_columns; ++j) sum[i][j] += chain[i][j], chain[i][j] = T(0);
     }
+    // Lanes of neighbouring k read rows of weights 4 apart, which would meet in the same banks where a row has 16
+    // numbers more than a multiple of 32: every second four, odd and even rows change places. (Other rows are padded.)
+    static constexpr bool swaps = lanes_k > 1 && tile.columns % 32 != 0;
+    static __device__ __forceinline__ int place(int k) { return swaps ? k ^ (k >> 2 & 1) : k; }
+
     // One chunk of k: s (rows, ld) of the state, w (chunk, ld_weights).
     __device__ __forceinline__ void multiply(const Word* s, const Word* w, int lane) {
         s += lane_r(lane) * tile.ld + 4 * lane_k(lane);
         w += 4 * lane_k(lane) * tile.ld_weights + 4 * lane_c(lane);
+        const int swapped = swaps ? (lane_k(lane) & 1) * tile.ld_weights : 0;
 #pragma unroll 2
         for (int k = 0; k < tile.chunk; k += 4 * lanes_k) {
             T a[tile_rows][4];
@@ -103,7 +150,8 @@ struct Ffma {
             for (int j = 0; j < 4; ++j) {
                 T b[tile_columns / 4][4];
 #pragma unroll
-                for (int c = 0; c < tile_columns / 4; ++c) load4(w + (k + j) * tile.ld_weights + c * 4 * lanes_c, b[c]);
+                for (int c = 0; c < tile_columns / 4; ++c)
+                    load4(w + (k + j) * tile.ld_weights + (j % 2 ? -swapped : swapped) + c * 4 * lanes_c, b[c]);
 #pragma unroll
                 for (int i = 0; i < tile_rows; ++i)
 #pragma unroll
@@ -124,7 +172,7 @@ struct Ffma {
     // Where element k of a row of the state, and weight (k, column) of a chunk, lie; and how they are written.
     static __device__ __forceinline__ void put_state(Word* row, Index k, T value) { row[k] = value; }
     static __device__ __forceinline__ void put_weight(Word* chunk, int k, int column, T value) {
-        chunk[k * tile.ld_weights + column] = value;
+        chunk[place(k) * tile.ld_weights + column] = value;
     }
 };
 
@@ -172,7 +220,7 @@ struct Mma {
     __device__ __forceinline__ void multiply(const Word* s, const Word* w, int lane) {
         s += lane / 4 * tile.ld + lane % 4;
         w += 4 * lane;
-#pragma unroll
+#pragma unroll(split ? 1 : 4)  // of split numbers there is enough to do in one, and not enough registers for more
         for (int k = 0; k < tile.chunk / 8; ++k) {
             std::uint32_t a[column_tiles][4], low_a[column_tiles][4];
 #pragma unroll
@@ -305,49 +353,48 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
             }
             if (cut.arrived && pass == 0 && step > first) barrier.meet();
 
-            // Each warp has every eighth chunk of k, in stages of its own: no other warp is waited for.
+            // Each warp has every eighth chunk of k, in stages of its own: no other warp is waited for. The ring's
+            // first rounds only fetch.
             E sums;
             sums.clear();
             if (task.multiplies(step)) {
-                const auto fetch = [&](int chunk, int stage) {
-                    if (chunk < plan.chunks) {
-                        Word* to = region + stage * stage_words;
+                const Word* const rows = before + row0 * row_words;
+                const Index rows_left = cut.N - row0;
+                const Word* const kept = resident + Index(unit_pass) * plan.chunks * tile.chunk_words();
+                const Word* const streamed =
+                    cut.weights + (Index(blockIdx.x) * plan.unit_passes + unit_pass) * plan.chunks * tile.chunk_words();
+                int stage = 0, in_chain = 0;
+                for (int chunk = warp - plan.stages * warps; chunk < plan.chunks; chunk += warps) {
+                    Word* const ring = region + stage * stage_words;
+                    if (chunk >= 0) {
+                        if (plan.stages == 4)
+                            copy_async_wait<3>();
+                        else if (plan.stages == 2)
+                            copy_async_wait<1>();
+                        else
+                            copy_async_wait<0>();
+                        __syncwarp();
+                        sums.multiply(
+                            ring, plan.resident ? kept + Index(chunk) * tile.chunk_words() : ring + tile.rows * tile.ld,
+                            lane);
+                        if (++in_chain == E::chunks_in_chain) sums.end_chain(), in_chain = 0;
+                        __syncwarp();
+                    }
+                    const int next = chunk + plan.stages * warps;
+                    if (next < plan.chunks) {
                         constexpr int words = 16 / static_cast<int>(sizeof(Word)), pieces = tile.chunk / words;
                         for (int i = lane; i < tile.rows * pieces; i += warp_size) {
                             const int r = i / pieces, k = i % pieces * words;
-                            const bool valid = row0 + r < cut.N;
-                            copy_async(to + r * tile.ld + k,
-                                       before + (valid ? row0 + r : 0) * row_words + Index(chunk) * tile.chunk + k,
-                                       valid);
+                            const bool valid = r < rows_left;
+                            copy_async(ring + r * tile.ld + k,
+                                       rows + (valid ? r : 0) * row_words + Index(next) * tile.chunk + k, valid);
                         }
-                        if (!plan.resident) {
-                            const Index pass_of_all = Index(blockIdx.x) * plan.unit_passes + unit_pass;
-                            const Word* from = cut.weights + (pass_of_all * plan.chunks + chunk) * tile.chunk_words();
+                        if (!plan.resident)
                             for (int i = lane * words; i < tile.chunk_words(); i += warp_size * words)
-                                copy_async(to + tile.rows * tile.ld + i, from + i);
-                        }
+                                copy_async(ring + tile.rows * tile.ld + i,
+                                           streamed + Index(next) * tile.chunk_words() + i);
                     }
                     copy_async_commit();
-                };
-                for (int stage = 0; stage < plan.stages; ++stage) fetch(warp + stage * warps, stage);
-                int stage = 0, in_chain = 0;
-                for (int chunk = warp; chunk < plan.chunks; chunk += warps) {
-                    if (plan.stages == 4)
-                        copy_async_wait<3>();
-                    else if (plan.stages == 2)
-                        copy_async_wait<1>();
-                    else
-                        copy_async_wait<0>();
-                    __syncwarp();
-                    const Word* s = region + stage * stage_words;
-                    sums.multiply(s,
-                                  plan.resident
-                                      ? resident + (Index(unit_pass) * plan.chunks + chunk) * tile.chunk_words()
-                                      : s + tile.rows * tile.ld,
-                                  lane);
-                    if (++in_chain == E::chunks_in_chain) sums.end_chain(), in_chain = 0;
-                    __syncwarp();
-                    fetch(chunk + plan.stages * warps, stage);
                     stage = stage + 1 == plan.stages ? 0 : stage + 1;
                 }
                 sums.end_chain();
@@ -492,10 +539,6 @@ cudaError_t with_mma_tile(int number, F&& with) {
                 return with(Mma<engine, 3, 1>());
             case 2:
                 return with(Mma<engine, 2, 2>());
-            case 3:
-                return with(Mma<engine, 2, 4>());
-            case 4:
-                return with(Mma<engine, 2, 8>());
         }
     } else {
         switch (number) {
@@ -506,6 +549,12 @@ cudaError_t with_mma_tile(int number, F&& with) {
             case 7:
                 return with(Mma<engine, 1, 8>());
         }
+    }
+    switch (number) {
+        case 3:
+            return with(Mma<engine, 2, 4>());
+        case 4:
+            return with(Mma<engine, 2, 8>());
     }
     return cudaErrorInvalidConfiguration;
 }

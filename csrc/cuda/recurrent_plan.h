@@ -32,7 +32,8 @@ struct Tile {
 
 constexpr Tile fma_tile(int word_bytes, int lanes_k, int columns, int rows) {
     const int chunk = lanes_k == 1 ? 16 : 32, ld = chunk + 4 * lanes_k;
-    return {word_bytes, 1, lanes_k, columns, rows, chunk, ld, columns + (lanes_k > 1 ? 4 : 0), columns + 4};
+    const int pad = lanes_k > 1 && columns % 32 == 0 ? 4 : 0;
+    return {word_bytes, 1, lanes_k, columns, rows, chunk, ld, columns + pad, columns + 4};
 }
 // Tensor cores: 16 columns by 8 rows each, k of 8 words.
 constexpr Tile mma_tile(int k_of_word, int columns, int rows) {
@@ -40,8 +41,8 @@ constexpr Tile mma_tile(int k_of_word, int columns, int rows) {
 }
 
 // By number, as recurrent.cuh instantiates them. Where few rows leave few sums a lane, several lanes share k. First
-// those of float32, then of double, then of tensor cores, whose first five are for several columns a unit and the
-// others (and the first) for one.
+// those of float32, then of double, then of tensor cores: of each kind the second and third for units of several
+// columns, the last three for units of one.
 constexpr Tile tiles[] = {
     fma_tile(4, 2, 16, 8),  fma_tile(4, 2, 48, 8),  fma_tile(4, 2, 32, 16), fma_tile(4, 4, 16, 8),
     fma_tile(4, 4, 16, 16), fma_tile(4, 1, 16, 32), fma_tile(4, 1, 32, 32), fma_tile(4, 1, 32, 64),
@@ -150,7 +151,8 @@ inline bool allowed(int number, Engine engine, Index N, int columns, int itemsiz
     if (engine == Engine::fma)
         return number < first_mma && t.word_bytes == itemsize && t.slices == (N > 16 ? 1 : columns > 1 ? 2 : 4);
     const int kind = number - (engine == Engine::bf16 ? first_bf16 : first_mma);
-    return kind == 0 || (kind > 0 && kind < mma_tiles && (columns > 1) == (kind < mma_several));
+    if (kind < 0 || kind >= mma_tiles) return false;
+    return kind == 0 || kind == 3 || kind == 4 || (columns > 1) == (kind < mma_several);
 }
 
 // The deepest ring that fits; false where none does.
@@ -187,9 +189,7 @@ inline Plan choose_plan(const Limits& device, Index N, Index H, int columns, Ind
     const auto consider = [&](Plan plan, const Tile& t) {
         if (!fit(plan, t, device.shared)) return;
         const double estimate = clocks(plan, t, rate(device, plan.engine, itemsize), N, device.sms);
-        // Weights that fit are kept whatever the estimate says: a launch a step costs the host as well.
-        const bool better = best.tile < 0 || (plan.resident == best.resident ? estimate < least : plan.resident);
-        if (better) best = plan, least = estimate;
+        if (best.tile < 0 || estimate < least) best = plan, least = estimate;
     };
     for (int number = 0; number < static_cast<int>(std::size(tiles)); ++number) {
         if (!allowed(number, best.engine, N, columns, itemsize)) continue;

@@ -43,15 +43,18 @@ def precision_used(itemsize: int) -> str:
 
 @contextmanager
 def _products(dtype: Any) -> Iterator[None]:
-    """CuPy's products in the precision that is set: with TF32 operands where it is not the highest."""
+    """CuPy's products in the precision that is set: with TF32 operands where it is not the highest, and only there.
+
+    CuPy keeps that setting for the process, by dtype; it is as it was when the product is queued.
+    """
     if ON_HOST or dtype != xp.float32:
         yield
         return
     from cupy._core import get_compute_type, set_compute_type
-    from cupy._core._routines_linalg import COMPUTE_TYPE_FP32, COMPUTE_TYPE_TF32
+    from cupy._core._routines_linalg import COMPUTE_TYPE_DEFAULT, COMPUTE_TYPE_TF32
 
     before = get_compute_type(dtype)
-    set_compute_type(dtype, COMPUTE_TYPE_FP32 if precision() == 0 else COMPUTE_TYPE_TF32)
+    set_compute_type(dtype, COMPUTE_TYPE_DEFAULT if precision_used(4) == "highest" else COMPUTE_TYPE_TF32)
     try:
         yield
     finally:
