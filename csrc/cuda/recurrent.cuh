@@ -211,18 +211,23 @@ struct Mma {
                     for (int i = 0; i < 4; ++i) sum[c][r][i] += chain[c][r][i], chain[c][r][i] = 0;
         }
     }
-    // x = high + low but for 2^-22 of it, both TF32; infinities have no low part.
-    static __device__ __forceinline__ void take_apart(std::uint32_t word, std::uint32_t& high, std::uint32_t& low) {
+    // x = high + low but for 2^-22 of it, both TF32. What is not finite is all in high, and meets no low part: infinity
+    // times a part's sign would make NaN of what is infinite.
+    static __device__ __forceinline__ void take_apart(std::uint32_t word, std::uint32_t& high, std::uint32_t& low,
+                                                      std::uint32_t& finite) {
         const float x = __uint_as_float(word);
         high = to_tf32(x);
-        low = x == __uint_as_float(high) ? 0u : to_tf32(x - __uint_as_float(high));
+        const float rounded = __uint_as_float(high);
+        const bool ordinary = fabsf(rounded) <= 3.4028235e38f;
+        low = ordinary ? to_tf32(x - rounded) : 0u;
+        finite = ordinary ? high : 0u;
     }
     __device__ __forceinline__ void multiply(const Word* s, const Word* w, int lane) {
         s += lane / 4 * tile.ld + lane % 4;
         w += 4 * lane;
 #pragma unroll(split ? 1 : 4)  // of split numbers there is enough to do in one, and not enough registers for more
         for (int k = 0; k < tile.chunk / 8; ++k) {
-            std::uint32_t a[column_tiles][4], low_a[column_tiles][4];
+            std::uint32_t a[column_tiles][4], low_a[column_tiles][4], finite_a[column_tiles][4];
 #pragma unroll
             for (int c = 0; c < column_tiles; ++c) {
                 const uint4 x = *reinterpret_cast<const uint4*>(w + (k * column_tiles + c) * 4 * warp_size);
@@ -230,18 +235,18 @@ struct Mma {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
                     if constexpr (split)
-                        take_apart(words[i], a[c][i], low_a[c][i]);
+                        take_apart(words[i], a[c][i], low_a[c][i], finite_a[c][i]);
                     else
                         a[c][i] = words[i];
             }
 #pragma unroll
             for (int r = 0; r < row_tiles; ++r) {
-                std::uint32_t b[2], low_b[2];
+                std::uint32_t b[2], low_b[2], finite_b[2];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     const std::uint32_t word = s[r * 8 * tile.ld + k * 8 + 4 * i];
                     if constexpr (split)
-                        take_apart(word, b[i], low_b[i]);
+                        take_apart(word, b[i], low_b[i], finite_b[i]);
                     else
                         b[i] = word;
                 }
@@ -249,8 +254,8 @@ struct Mma {
                 for (int c = 0; c < column_tiles; ++c) {
                     if constexpr (engine == Engine::split) {
                         float d[4] = {0, 0, 0, 0};
-                        mma_tf32(d, low_a[c], b);
-                        mma_tf32(d, a[c], low_b);
+                        mma_tf32(d, low_a[c], finite_b);
+                        mma_tf32(d, finite_a[c], low_b);
                         mma_tf32(d, a[c], b);
 #pragma unroll
                         for (int i = 0; i < 4; ++i) sum[c][r][i] += d[i];
@@ -332,8 +337,9 @@ __global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::
     const auto row_of = [&](int pair) { return pair / plan.pass_units; };
 
     for (Index step = first; step < end; ++step) {
-        const Word* const before = cut.state[step & 1];
-        Word* const after = cut.state[(step & 1) ^ 1];
+        // Picked, not indexed: an array that is indexed is copied to local memory.
+        const Word* const before = step & 1 ? cut.state[1] : cut.state[0];
+        Word* const after = step & 1 ? cut.state[0] : cut.state[1];
         for (int pass = 0; pass < plan.unit_passes * plan.row_passes; ++pass) {
             const int unit_pass = pass / plan.row_passes;
             const Index unit0 = first_unit + unit_pass * plan.pass_units;
