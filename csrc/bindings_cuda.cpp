@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/check.h"
+#include "cuda/recurrent_plan.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -18,6 +19,7 @@ namespace fastrnn {
 namespace {
 
 using cuda::check;
+using cuda::Error;
 using cuda::Stream;
 using Array = py::object;
 using Optional = py::object;  // an array or None
@@ -105,11 +107,137 @@ void by_dtype(const Array& like, F&& f) {
         f(double());
 }
 
+// ---- rnn, lstm, gru -------------------------------------------------------------------------------------------------
+
+template <class T>
+Vec<T> optional_vec(const Optional& a) {
+    return a.is_none() ? Vec<T>{nullptr, 0} : vec<T>(a);
+}
+
+template <Error (*F32)(Index, Index, Index, BufferSizes&), Error (*F64)(Index, Index, Index, BufferSizes&)>
+py::tuple recurrent_buffers(Index N, Index steps, Index H, Index itemsize) {
+    BufferSizes b{};
+    check("recurrent_buffers", itemsize == 4 ? F32(N, steps, H, b) : F64(N, steps, H, b));
+    return py::make_tuple(b.reserve, b.forward, b.backward);
+}
+
+// h (N,T,H); D is not the kernels' business here.
+Sequence sequence(const Array& h, const Optional& lengths, bool reverse) {
+    const View v(h);
+    return {v.shape[0], v.shape[1], 0, v.shape[2], lengths.is_none() ? nullptr : View(lengths).pointer<Index>(),
+            reverse};
+}
+
+// How the time loop is cut: of a device told, so that tests may ask for any.
+py::dict recurrent_plan(Index N, Index H, int columns, Index K, int itemsize, int precision, int sms,
+                        std::size_t shared, int major, int minor) {
+    using namespace cuda::recurrent;
+    const Plan p =
+        choose_plan({sms, shared, major, minor}, N, H, columns, K, itemsize, static_cast<cuda::Precision>(precision));
+    py::dict d;
+    constexpr const char* engines[] = {"fma", "split", "tf32", "bf16"};
+    d["tile"] = p.tile;
+    d["engine"] = engines[static_cast<int>(p.engine)];
+    if (p.tile < 0) return d;
+    const Tile& t = tiles[p.tile];
+    d["resident"] = p.resident;
+    d["pass_units"] = p.pass_units;
+    d["unit_passes"] = p.unit_passes;
+    d["row_passes"] = p.row_passes;
+    d["unit_groups"] = p.unit_groups;
+    d["row_groups"] = p.row_groups;
+    d["chunks"] = p.chunks;
+    d["stages"] = p.stages;
+    d["shared"] = p.shared_bytes(t);
+    d["scratch"] = Scratch(p, t, N).bytes;
+    d["rows"] = t.rows;
+    d["columns"] = t.columns;
+    d["slices"] = t.slices;
+    d["chunk_k"] = t.chunk * t.k_of_word;
+    return d;
+}
+
+// The same of the current device.
+py::dict current_plan(Index N, Index H, int columns, Index K, int itemsize, int precision) {
+    cuda::recurrent::Limits limits{};
+    check("current_plan", cuda::recurrent::current_limits(limits));
+    return recurrent_plan(N, H, columns, K, itemsize, precision, limits.sms, limits.shared, limits.major, limits.minor);
+}
+
 // ---- rnn ------------------------------------------------------------------------------------------------------------
+
+void rnn_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional lengths, bool reverse,
+                 Array h, Array h_n, Array reserve, Array workspace) {
+    by_dtype(h, [&](auto like) {
+        using T = decltype(like);
+        check("rnn_forward",
+              cuda::rnn_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                   sequence(h, lengths, reverse), matrix<T>(h0), matrix<T>(Wh), vec<T>(b), output<T>(h),
+                                   output<T>(h_n), output<T>(reserve), output<T>(workspace)));
+    });
+}
+
+void rnn_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Array Wh, Optional lengths,
+                  bool reverse, Array reserve, Array workspace, Array dh0, Array db) {
+    by_dtype(dh, [&](auto like) {
+        using T = decltype(like);
+        check("rnn_backward", cuda::rnn_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                                    sequence(dh, lengths, reverse), cube<T>(dh),
+                                                    optional_matrix<T>(dh_n), matrix<T>(Wh), output<T>(reserve),
+                                                    output<T>(workspace), output<T>(dh0), output<T>(db)));
+    });
+}
 
 // ---- lstm -----------------------------------------------------------------------------------------------------------
 
+void lstm_forward(std::uintptr_t stream, int precision, Array h0, Optional c0, Array Wh, Array b, Optional lengths,
+                  bool reverse, Array h, Array h_n, Array c_n, Array reserve, Array workspace) {
+    by_dtype(h, [&](auto like) {
+        using T = decltype(like);
+        check("lstm_forward",
+              cuda::lstm_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                    sequence(h, lengths, reverse), matrix<T>(h0), optional_matrix<T>(c0), matrix<T>(Wh),
+                                    vec<T>(b), output<T>(h), output<T>(h_n), output<T>(c_n), output<T>(reserve),
+                                    output<T>(workspace)));
+    });
+}
+
+void lstm_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Optional dc_n, Array Wh,
+                   Optional lengths, bool reverse, Array reserve, Array workspace, Array dh0, Array dc0, Array db) {
+    by_dtype(dh, [&](auto like) {
+        using T = decltype(like);
+        check("lstm_backward",
+              cuda::lstm_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                     sequence(dh, lengths, reverse), cube<T>(dh), optional_matrix<T>(dh_n),
+                                     optional_matrix<T>(dc_n), matrix<T>(Wh), output<T>(reserve), output<T>(workspace),
+                                     output<T>(dh0), output<T>(dc0), output<T>(db)));
+    });
+}
+
 // ---- gru ------------------------------------------------------------------------------------------------------------
+
+void gru_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional bh, Optional lengths,
+                 bool reverse, Array h, Array h_n, Array reserve, Array workspace) {
+    by_dtype(h, [&](auto like) {
+        using T = decltype(like);
+        check("gru_forward", cuda::gru_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                                  sequence(h, lengths, reverse), matrix<T>(h0), matrix<T>(Wh),
+                                                  vec<T>(b), optional_vec<T>(bh), output<T>(h), output<T>(h_n),
+                                                  output<T>(reserve), output<T>(workspace)));
+    });
+}
+
+void gru_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Array Wh, Optional lengths,
+                  bool reverse, Array reserve, Array workspace, Array dh0, Array db, Array dbh) {
+    by_dtype(dh, [&](auto like) {
+        using T = decltype(like);
+        check("gru_backward",
+              cuda::gru_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
+                                    sequence(dh, lengths, reverse), cube<T>(dh), optional_matrix<T>(dh_n),
+                                    matrix<T>(Wh), output<T>(reserve), output<T>(workspace), output<T>(dh0),
+                                    output<T>(db), output<T>(dbh)));
+    });
+}
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
 
@@ -382,11 +510,18 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     using namespace fastrnn;
     m.doc() = "CUDA kernels of fastrnn over arrays on the device; use the functions of fastrnn, which check arguments.";
 
-    // ---- rnn ----
-
-    // ---- lstm ----
-
-    // ---- gru ----
+    // ---- rnn, lstm, gru ----
+    m.def("recurrent_plan", &recurrent_plan);
+    m.def("current_plan", &current_plan);
+    m.def("rnn_buffers", &recurrent_buffers<cuda::rnn_buffers<float>, cuda::rnn_buffers<double>>);
+    m.def("rnn_forward", &rnn_forward);
+    m.def("rnn_backward", &rnn_backward);
+    m.def("lstm_buffers", &recurrent_buffers<cuda::lstm_buffers<float>, cuda::lstm_buffers<double>>);
+    m.def("lstm_forward", &lstm_forward);
+    m.def("lstm_backward", &lstm_backward);
+    m.def("gru_buffers", &recurrent_buffers<cuda::gru_buffers<float>, cuda::gru_buffers<double>>);
+    m.def("gru_forward", &gru_forward);
+    m.def("gru_backward", &gru_backward);
 
     // ---- embedding ----
     m.def("first_bad_id", &first_bad_id);

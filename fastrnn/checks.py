@@ -309,7 +309,7 @@ class Arguments:
             raise self.fail(
                 ValueError, name, f"lie between 0 and T = {steps}", f"{array[position]} at position {position}"
             )
-        return self.place.moved(np.ascontiguousarray(array, dtype=np.int64))
+        return self.place.moved(np.require(array, np.int64, ("C", "A")))
 
     # ---- single values ---------------------------------------------------------------------------------------------
 
