@@ -310,7 +310,7 @@ struct Cut {
 // A pass is a tile of rows by a few units. A task knows the cell: what a unit of a row needs (load), what becomes of it
 // (finish), what the next step needs of that (pass_on) and what nobody waits for (store).
 template <class E, class Task>
-__global__ void __launch_bounds__(threads) time_loop(Task task, Cut<typename E::Word> cut, Index first, Index end) {
+__global__ void __launch_bounds__(threads, 1) time_loop(Task task, Cut<typename E::Word> cut, Index first, Index end) {
     using T = typename E::Out;
     using Word = typename E::Word;
     constexpr Tile tile = E::tile;
