@@ -315,7 +315,7 @@ def cupy_module():
     core.get_compute_type = lambda dtype: _compute_types.get(np.dtype(dtype), 0)
     core.set_compute_type = lambda dtype, kind: _compute_types.__setitem__(np.dtype(dtype), kind)
     linalg = types.ModuleType("cupy._core._routines_linalg")
-    linalg.COMPUTE_TYPE_FP32, linalg.COMPUTE_TYPE_TF32 = 1, 2
+    linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32 = 1, 2
     return {module.__name__: module for module in (cupy, cuda, cublas, core, linalg)}
 
 
