@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(threads, 3)
 
 // Rows of the words that occur, a group each: added to row `id` of `to`, or (rows not null) written as row i of it.
 template <class P, class T>
-__global__ void __launch_bounds__(threads, 3)
+__global__ void __launch_bounds__(threads, sizeof(T) == 4 ? 3 : 2)
     listed_kernel(Sorted list, Parts<T> parts, Matrix<T> dout, const Index* words, const Index* starts, Index D,
                   int lanes, Index slabs, T* to, Index row, Index col, Index* rows) {
     const Index slab = blockIdx.x % slabs, i = blockIdx.x / slabs * (threads / lanes) + threadIdx.x / lanes;

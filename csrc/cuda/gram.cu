@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(mma_threads, 3) mma_kernel(const Product<float
             for (int j = 0; j < mma_columns; ++j)
 #pragma unroll
                 for (int e = 0; e < 4; ++e) big[i][j][e] = 0;
-#pragma unroll
+#pragma unroll 1  // unrolled, it does not fit the 168 registers that leave room for three blocks an SM
         for (int k = 0; k < mma_depth; k += 8) {
             std::uint32_t a_big[mma_rows][4], a_small[mma_rows][4], b_big[mma_columns][2], b_small[mma_columns][2];
 #pragma unroll
