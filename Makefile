@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EMULATED := build/emulated_amx
 # Installing again is needed when these change; Python files are used in place.
-CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu))
+CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu $(folder)/*.cuh))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt csrc/cuda/ptxas_report.py $(CPP)
 # Where nvcc is found, an installation for developers compiles the CUDA kernels for these alone: one below tensor cores
 # and asynchronous copies, one with them. `pip install .` and wheels have all that CMakeLists.txt names.

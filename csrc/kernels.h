@@ -198,10 +198,11 @@ enum class Precision { highest, high, medium };
 // ---- rnn, lstm, gru: the time loops ----
 // With G gates a unit (1, 4, 3) and R = N T rows, row n T + t. Arrays as above, lengths contiguous.
 //   forward   reserve begins with pre (R,GH) = x Wx, written by the caller, and then has what backward needs; after it
-//             come h_prev (R,H), the state before each row's step, 0 where the step is not run, and (R,H) of the cell's.
-//             x Wx of steps that are not run is not looked at.
+//             come h_prev (R,H), the state before each row's step, 0 where the step is not run, and (R,H) of the
+//             cell's. x Wx of steps that are not run is not looked at.
 //   backward  workspace begins with da (R,GH), gradients by the pre-activations, 0 where a step is not run (of the gru
-//             two: first by the input parts, then by the recurrent parts); dx, dWx, dWh are the caller's products of it.
+//             two: first by the input parts, then by the recurrent parts); dx, dWx, dWh are the caller's products of
+//             it.
 // The buffers depend on the device that is current; forward and backward may run in different precisions.
 template <class T>
 Error rnn_buffers(Index N, Index steps, Index H, BufferSizes& sizes);
@@ -224,8 +225,8 @@ Error lstm_backward(Stream stream, Precision precision, Sequence s, Cube<T> dh, 
 template <class T>
 Error gru_buffers(Index N, Index steps, Index H, BufferSizes& sizes);
 template <class T>
-Error gru_forward(Stream stream, Precision precision, Sequence s, Matrix<T> h0, Matrix<T> Wh, Vec<T> b, Vec<T> bh,
-                  T* h, T* h_n, T* reserve, T* workspace);
+Error gru_forward(Stream stream, Precision precision, Sequence s, Matrix<T> h0, Matrix<T> Wh, Vec<T> b, Vec<T> bh, T* h,
+                  T* h_n, T* reserve, T* workspace);
 template <class T>
 Error gru_backward(Stream stream, Precision precision, Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wh,
                    const T* reserve, T* workspace, T* dh0, T* db, T* dbh);

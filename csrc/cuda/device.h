@@ -23,7 +23,8 @@ namespace fastrnn::cuda {
 constexpr int warp_size = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
 
-// ---- the device ------------------------------------------------------------------------------------------------------
+// ---- the device
+// ------------------------------------------------------------------------------------------------------
 
 // What plans depend on, of the current device.
 struct Device {
@@ -33,7 +34,8 @@ struct Device {
 };
 cudaError_t current_device(Device& device);
 
-// ---- launches --------------------------------------------------------------------------------------------------------
+// ---- launches
+// --------------------------------------------------------------------------------------------------------
 
 // Every launch returns its error; the bindings turn it into an exception (check.h).
 template <class... P, class... A>
@@ -50,9 +52,9 @@ cudaError_t launch_with(bool together, void (*kernel)(P...), dim3 grid, dim3 blo
                         cudaStream_t stream, A&&... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
     if (shared > 48 * 1024) {  // more than any kernel gets unasked
-        const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(shared));
+        const cudaError_t error =
+            cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared));
         if (error != cudaSuccess) return error;
     }
     cudaLaunchAttribute attribute{};
@@ -77,7 +79,8 @@ cudaError_t launch_together(void (*kernel)(P...), dim3 grid, dim3 block, std::si
     return launch_with(true, kernel, grid, block, shared, stream, static_cast<A&&>(args)...);
 }
 
-// ---- inside of kernels -----------------------------------------------------------------------------------------------
+// ---- inside of kernels
+// -----------------------------------------------------------------------------------------------
 
 // The block's dynamic shared memory, on a 128-byte line.
 template <class T>
@@ -130,8 +133,9 @@ __device__ __forceinline__ void copy_async_wait() {
 #endif
 }
 
-// ---- tensor cores ----------------------------------------------------------------------------------------------------
-// d += a b of one warp, d (16,8) in float32, fragments as the PTX manual lays them out. With g = lane / 4, q = lane % 4:
+// ---- tensor cores
+// ---------------------------------------------------------------------------------------------------- d += a b of one
+// warp, d (16,8) in float32, fragments as the PTX manual lays them out. With g = lane / 4, q = lane % 4:
 //   d: (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
 //   TF32, k = 8:   a: (g, q), (g + 8, q), (g, q + 4), (g + 8, q + 4)   b: (q, g), (q + 4, g)
 //   16-bit, k = 16, two neighbours along k in a register, the lower k in the lower half:
@@ -173,10 +177,11 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)
 
 #endif  // !FASTRNN_CUDA_ON_HOST
 
-// ---- for both --------------------------------------------------------------------------------------------------------
+// ---- for both
+// --------------------------------------------------------------------------------------------------------
 
-// Blocks of one launch_together meet. `arrived` is 0 before the launch; each meeting adds the number of blocks to it, so
-// that no block need reset it: 2^32 / blocks meetings, thirty million for 132 blocks.
+// Blocks of one launch_together meet. `arrived` is 0 before the launch; each meeting adds the number of blocks to it,
+// so that no block need reset it: 2^32 / blocks meetings, thirty million for 132 blocks.
 struct GridBarrier {
     unsigned* arrived;
     unsigned blocks;

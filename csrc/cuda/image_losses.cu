@@ -91,8 +91,8 @@ Error squared_distance(Stream stream, Index n, Vec<T> a, Vec<T> b, double* parti
 
 template <class T>
 Error scaled_difference(Stream stream, Index n, Vec<T> a, Vec<T> b, double scale, T* out) {
-    return launch(scaled_difference_kernel<T>, dim3(blocks_for(n)), dim3(threads), 0,
-                  static_cast<cudaStream_t>(stream), n, a, b, static_cast<T>(scale), out);
+    return launch(scaled_difference_kernel<T>, dim3(blocks_for(n)), dim3(threads), 0, static_cast<cudaStream_t>(stream),
+                  n, a, b, static_cast<T>(scale), out);
 }
 
 template <class T>

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import recurrent
 from .arrays import kernels, stream
+from .recurrent import precision_used as precision_used
 
 
 def chose(N: int, T: int, D: int, H: int, itemsize: int) -> str:

@@ -35,7 +35,7 @@ def chose(gates: int, N: int, H: int, itemsize: int) -> str:
     return forward if forward == backward else f"{forward} forward, {backward} backward"
 
 
-def precision_used(itemsize: int) -> str:
+def precision_used(itemsize: int = 4) -> str:
     """The word for what the products of the time loop do at the present precision on the current device."""
     engine = kernels.current_plan(1, 1, 1, 1, itemsize, precision())["engine"]
     return {"tf32": "high", "bf16": "medium"}.get(engine, "highest")

@@ -86,8 +86,7 @@ T from_bits(std::uint64_t bits) {
     return x;
 }
 inline int lane() {
-    return static_cast<int>(
-        (thread_index.x + block_size.x * (thread_index.y + block_size.y * thread_index.z)) % 32);
+    return static_cast<int>((thread_index.x + block_size.x * (thread_index.y + block_size.y * thread_index.z)) % 32);
 }
 
 }  // namespace fastrnn::cuda::host
