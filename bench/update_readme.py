@@ -79,7 +79,9 @@ def table(rows: list[Row]) -> str:
         titles = ["kernel", "sizes", "dtype", "fastrnn", "of peak"]
         titles += [*(PEERS[name] for name in peers), *(f"× {PEERS[name]}" for name in compared)]
         lines += [f"| {' | '.join(titles)} |", "|---|---|---|" + "--:|" * (len(titles) - 3)]
-        for (kernel, mode, shape, dtype, precision, *_), run in mine.items():
+        kinds = list(dict.fromkeys(key[:2] for key in mine))  # shapes of one kernel together, whenever recorded
+        for key, run in sorted(mine.items(), key=lambda item: kinds.index(item[0][:2])):
+            kernel, mode, shape, dtype, precision, *_ = key
             ours = run["cpu"]
             cells = [kernel if mode == "both" else f"{kernel} {mode}", shape.replace(",", ", ")]
             cells.append(dtype if precision == "highest" else f"{dtype} {precision}")
