@@ -24,7 +24,8 @@ demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accu
 
 test: lint ## linters, formatters, types, every kernel against the oracle, all tests
 	@$(BIN)/fastrnn check
-	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest
+	@$(BIN)/python -m pytest
+	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest $(wildcard tests/test_cuda_*.py)
 
 # From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
 emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
