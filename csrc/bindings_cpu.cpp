@@ -57,9 +57,15 @@ T* output(const Array& a) {
     return const_cast<T*>(pointer<T>(a));
 }
 
-Sequence sequence(const Array& x, const Array& h0, const Optional& lengths, bool reverse) {
+template <class T>
+Result<T> result(const Array& a) {
+    const Matrix<T> m = matrix<T>(a);
+    return {const_cast<T*>(m.data), m.row, m.col};
+}
+
+Sequence sequence(const Array& x, const Array& h0, const Optional& lengths, bool reverse, bool swapped = false) {
     const Index* steps = lengths.is_none() ? nullptr : pointer<Index>(py::reinterpret_borrow<Array>(lengths));
-    return {x.shape(0), x.shape(1), x.shape(2), h0.shape(1), steps, reverse};
+    return {x.shape(0), x.shape(1), x.shape(2), h0.shape(1), steps, reverse, swapped};
 }
 
 // Calls f with a float or a double to tell the type of the arrays, like `like`'s.
@@ -103,18 +109,20 @@ void rnn_backward(Array dh, Optional dh_n, Array x, Array h0, Array Wx, Array Wh
         const auto dh_ = cube<T>(dh);
         const auto dh_n_ = optional_matrix<T>(dh_n), Wx_ = matrix<T>(Wx), Wh_ = matrix<T>(Wh);
         const T* reserve_ = pointer<T>(reserve);
-        T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *dWx_ = output<T>(dWx),
-          *dWh_ = output<T>(dWh), *db_ = output<T>(db);
+        T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *db_ = output<T>(db);
+        const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
         py::gil_scoped_release nogil;
         cpu::rnn_backward(s, dh_, dh_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dWx_, dWh_, db_);
     });
 }
 
+// swapped: gates i, f, g, o, as PyTorch has them, instead of i, f, o, g.
+template <bool swapped>
 void lstm_forward(Array x, Array h0, Optional c0, Array Wx, Array Wh, Array b, Optional lengths, bool reverse, Array h,
                   Array h_n, Array c_n, Array reserve, Array workspace) {
     by_dtype(x, [&](auto like) {
         using T = decltype(like);
-        const Sequence s = sequence(x, h0, lengths, reverse);
+        const Sequence s = sequence(x, h0, lengths, reverse, swapped);
         const auto x_ = cube<T>(x);
         const auto h0_ = matrix<T>(h0), c0_ = optional_matrix<T>(c0), Wx_ = matrix<T>(Wx), Wh_ = matrix<T>(Wh);
         const auto b_ = vec<T>(b);
@@ -125,18 +133,22 @@ void lstm_forward(Array x, Array h0, Optional c0, Array Wx, Array Wh, Array b, O
     });
 }
 
+template <bool swapped>
 void lstm_backward(Array dh, Optional dh_n, Optional dc_n, Array x, Array h0, Optional /*c0*/, Array Wx, Array Wh,
                    Optional lengths, bool reverse, Array reserve, Array workspace, Array dx, Array dh0, Array dc0,
                    Array dWx, Array dWh, Array db) {
     by_dtype(x, [&](auto like) {
         using T = decltype(like);
-        const Sequence s = sequence(x, h0, lengths, reverse);
+        const Sequence s = sequence(x, h0, lengths, reverse, swapped);
         const auto dh_ = cube<T>(dh);
         const auto dh_n_ = optional_matrix<T>(dh_n), dc_n_ = optional_matrix<T>(dc_n), Wx_ = matrix<T>(Wx),
                    Wh_ = matrix<T>(Wh);
         const T* reserve_ = pointer<T>(reserve);
         T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *dc0_ = output<T>(dc0),
-          *dWx_ = output<T>(dWx), *dWh_ = output<T>(dWh), *db_ = output<T>(db);
+          *db_ = output<T>(db);
+        const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
+        if (swapped && ((dWx_.row != 1 && x.shape(2) > 1) || (dWh_.row != 1 && h0.shape(1) > 1)))
+            throw py::type_error("fastrnn._cpu: lstm_backward_ifgo: dWx and dWh must have a row stride of 1");
         py::gil_scoped_release nogil;
         cpu::lstm_backward(s, dh_, dh_n_, dc_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dc0_, dWx_, dWh_, db_);
     });
@@ -166,8 +178,9 @@ void gru_backward(Array dh, Optional dh_n, Array x, Array h0, Array Wx, Array Wh
         const auto dh_ = cube<T>(dh);
         const auto dh_n_ = optional_matrix<T>(dh_n), Wx_ = matrix<T>(Wx), Wh_ = matrix<T>(Wh);
         const T* reserve_ = pointer<T>(reserve);
-        T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *dWx_ = output<T>(dWx),
-          *dWh_ = output<T>(dWh), *db_ = output<T>(db), *dbh_ = output<T>(dbh);
+        T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *db_ = output<T>(db),
+          *dbh_ = output<T>(dbh);
+        const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
         py::gil_scoped_release nogil;
         cpu::gru_backward(s, dh_, dh_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dWx_, dWh_, db_, dbh_);
     });
@@ -486,8 +499,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def("rnn_forward", rnn_forward);
     m.def("rnn_backward", rnn_backward);
     m.def("lstm_buffers", recurrent_buffers<cpu::lstm_buffers<float>, cpu::lstm_buffers<double>>);
-    m.def("lstm_forward", lstm_forward);
-    m.def("lstm_backward", lstm_backward);
+    m.def("lstm_forward", lstm_forward<false>);
+    m.def("lstm_backward", lstm_backward<false>);
+    m.def("lstm_forward_ifgo", lstm_forward<true>);
+    m.def("lstm_backward_ifgo", lstm_backward<true>);
     m.def("gru_buffers", recurrent_buffers<cpu::gru_buffers<float>, cpu::gru_buffers<double>>);
     m.def("gru_forward", gru_forward);
     m.def("gru_backward", gru_backward);

@@ -39,6 +39,13 @@ struct Matrix {
     FASTRNN_INLINE const T& operator()(Index i, Index j) const { return data[i * row + j * col]; }
 };
 
+// A matrix that a kernel writes; one of its strides is 1.
+template <class T>
+struct Result {
+    T* data;
+    Index row, col;
+};
+
 template <class T>
 struct Cube {
     const T* data;
@@ -51,6 +58,9 @@ struct Sequence {
     Index N, T, D, H;
     const Index* lengths;  // (N) steps of each sequence, 0..T; null: all have T
     bool reverse;          // run each from its last step to its first
+    // lstm: the gates of weights, biases and their gradients are i, f, g, o, as PyTorch has them. The weights' gradients
+    // then have a row stride of 1.
+    bool swapped = false;
 };
 
 struct BufferSizes {
@@ -73,11 +83,11 @@ void rnn_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh
                  T* workspace);
 template <class T>
 void rnn_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve, T* workspace,
-                  T* dx, T* dh0, T* dWx, T* dWh, T* db);
+                  T* dx, T* dh0, Result<T> dWx, Result<T> dWh, T* db);
 
-// ---- lstm: gate order i, f, o, g in every axis of 4H ----------------------------------------------------------------
-// As rnn with Wx (D,4H), Wh (H,4H), b (4H); c0 (N,H), null data for zeros  ->  also c_n (N,H)
-// dc_n (N,H) or null data  ->  also dc0 (N,H)
+// ---- lstm: gate order i, f, o, g in every axis of 4H, unless the sequence says otherwise
+// ---------------------------------------------------------------- As rnn with Wx (D,4H), Wh (H,4H), b (4H); c0 (N,H),
+// null data for zeros  ->  also c_n (N,H) dc_n (N,H) or null data  ->  also dc0 (N,H)
 template <class T>
 BufferSizes lstm_buffers(Index N, Index steps, Index D, Index H);
 template <class T>
@@ -85,7 +95,7 @@ void lstm_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matrix<T> W
                   T* c_n, T* reserve, T* workspace);
 template <class T>
 void lstm_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
-                   T* workspace, T* dx, T* dh0, T* dc0, T* dWx, T* dWh, T* db);
+                   T* workspace, T* dx, T* dh0, T* dc0, Result<T> dWx, Result<T> dWh, T* db);
 
 // ---- gru: gate order r, z, n in every axis of 3H --------------------------------------------------------------------
 // As rnn with Wx (D,3H), Wh (H,3H), b (3H); bh (3H), null data for zeros  ->  also dbh (3H)
@@ -96,7 +106,7 @@ void gru_forward(Sequence s, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matrix<T> Wh
                  T* reserve, T* workspace);
 template <class T>
 void gru_backward(Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve, T* workspace,
-                  T* dx, T* dh0, T* dWx, T* dWh, T* db, T* dbh);
+                  T* dx, T* dh0, Result<T> dWx, Result<T> dWh, T* db, T* dbh);
 
 // ---- embedding ------------------------------------------------------------------------------------------------------
 // ids (n) in [0, V), checked by the caller; n - 1 and V - 1 have at most 64 bits together.

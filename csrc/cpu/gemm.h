@@ -84,36 +84,10 @@ inline Columns plain_columns(Index columns, int lanes, Index vector, Index end) 
     return c;
 }
 
-// The gates of one group of hidden units as a panel.
-inline Columns gate_columns(Index H, int gates, int lanes, Index group) {
-    Columns c{};
-    c.vectors = gates;
-    for (int j = 0; j < gates; ++j) {
-        c.first[j] = j * H + group * lanes;
-        c.valid[j] = static_cast<int>(std::min<Index>(lanes, H - group * lanes));
-    }
-    return c;
-}
-
 // Table::pack of the columns c.
 template <class T>
 void pack_panel(const Table<T>& t, const Columns& c, Index K, const T* B, Index k_stride, Index col_stride, T* panel) {
     t.pack(c.vectors, c.first, c.valid, K, B, k_stride, col_stride, panel);
-}
-
-// As pack_panel where k runs over gates as the interleaved buffers hold them, [group][gate][lane], of a matrix whose
-// element (gate * H + unit, column) is at B[(gate * H + unit) * k_stride + column * col_stride].
-template <class T>
-void pack_panel_by_gate(const Table<T>& t, const Columns& c, Index H, int gates, const T* B, Index k_stride,
-                        Index col_stride, T* panel) {
-    const Index width = static_cast<Index>(c.vectors) * t.lanes, piece = packed(t, t.lanes, width);
-    for (Index unit = 0; unit < H; unit += t.lanes) {
-        const Index n = std::min<Index>(t.lanes, H - unit);
-        for (int gate = 0; gate < gates; ++gate, panel += piece) {
-            pack_panel(t, c, n, B + (gate * H + unit) * k_stride, k_stride, col_stride, panel);
-            std::fill(panel + packed(t, n, width), panel + piece, T(0));
-        }
-    }
 }
 
 // Rows of one tile when `rows` are cut into tiles of nearly one size, none above `most`; whole tile registers of rows,

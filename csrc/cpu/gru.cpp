@@ -94,7 +94,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
         T* bias_h = scratch.bias + s.groups * width;
         gather_inputs(w, s, rows, x, h0, kept.xh, h);
         for (Index g = mine.begin; g < mine.end; ++g) {
-            const Columns c = gate_columns(s.H, gates, s.lanes, g);
+            const Columns c = gate_columns(s, gates, g);
             T* panel = scratch.panels + g * scratch.panel;
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             interleave_bias(s, g, gates, bh, bias_h + g * width);
@@ -163,7 +163,7 @@ void gru_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
 
 template <class T>
 void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
-                  T* workspace, T* dx, T* dh0, T* dWx, T* dWh, T* db, T* dbh) {
+                  T* workspace, T* dx, T* dh0, Result<T> dWx, Result<T> dWh, T* db, T* dbh) {
     const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
@@ -224,7 +224,7 @@ void gru_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
             }
         });
 
-        T* none = nullptr;
+        const Result<T> none{nullptr, 0, 1};
         weight_gradients(w, t, s, rows.total(), kept.xh, scratch.dax, ld, gates, scratch.left, scratch.spill, dWx, none,
                          db);
         weight_gradients(w, t, s, rows.total(), kept.xh, scratch.dah, ld, gates, scratch.left, scratch.spill, none, dWh,
@@ -239,11 +239,12 @@ template BufferSizes gru_buffers<float>(Index, Index, Index, Index);
 template void gru_forward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Vec<float>,
                                  Vec<float>, float*, float*, float*, float*);
 template void gru_backward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, const float*,
-                                  float*, float*, float*, float*, float*, float*, float*);
+                                  float*, float*, float*, Result<float>, Result<float>, float*, float*);
 template BufferSizes gru_buffers<double>(Index, Index, Index, Index);
 template void gru_forward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>, Vec<double>,
                                   Vec<double>, double*, double*, double*, double*);
 template void gru_backward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
-                                   const double*, double*, double*, double*, double*, double*, double*, double*);
+                                   const double*, double*, double*, double*, Result<double>, Result<double>, double*,
+                                   double*);
 
 }  // namespace fastrnn::cpu

@@ -414,9 +414,8 @@ void rnn_forward(const Step<T>& s, T* y, Index ldy) {
     for (int r = 0; r < s.rows; ++r) {
         for (int j = 0; j < s.vectors; ++j) {
             const S h = tanh(S::load(s.a + r * s.lda + j * W));
-            h.store(y + r * ldy + j * W);
             store_part(h, s.h_rows[r] + j * W, valid<S>(s, j));
-            if (r < s.next_rows) store_part(h, s.h_next + r * s.ld_next + j * W, valid<S>(s, j));
+            store_part(h, (r < s.next_rows ? s.h_next + r * s.ld_next : y + r * ldy) + j * W, valid<S>(s, j));
         }
     }
 }
@@ -429,7 +428,7 @@ void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index l
         for (int j = 0; j < s.vectors; ++j) {
             S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j));
             if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
-            rnn_cell_backward(S::load(y + r * ldy + j * W), dh, one).store(da + r * ld_da + j * W);
+            rnn_cell_backward(load_part<S>(y + r * ldy + j * W, valid<S>(s, j)), dh, one).store(da + r * ld_da + j * W);
         }
     }
 }

@@ -90,7 +90,7 @@ struct Table {
     // dax (rows, 3 lanes): r, z, n; dah: r, z, hn.
     void (*gru_backward)(const Step<T>& s, const T* const* dh_rows, const T* h_prev, Index ld_prev, const T* saved,
                          Index ld_saved, T* dh, Index ld_dh, T* dax, T* dah, Index ld_da);
-    // y (rows, lanes·vectors): h kept for backward.
+    // y (rows, lanes·vectors): h. Forward writes there what does not go to h_next.
     void (*rnn_forward)(const Step<T>& s, T* y, Index ldy);
     void (*rnn_backward)(const Step<T>& s, const T* const* dh_rows, const T* y, Index ldy, T* da, Index ld_da);
 

@@ -105,7 +105,7 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
             if (c0.data) copy_row(c, c0.data + rows.sequence(r) * c0.row, s.H, c0.col);
         }
         for (Index g = mine.begin; g < mine.end; ++g) {
-            const Columns c = gate_columns(s.H, gates, s.lanes, g);
+            const Columns c = gate_columns(s, gates, g);
             T* panel = scratch.panels + g * scratch.panel;
             interleave_bias(s, g, gates, b, scratch.bias + g * width);
             if (in_place && s.valid(g) == s.lanes) continue;
@@ -180,7 +180,7 @@ void lstm_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> c0, Matr
 
 template <class T>
 void lstm_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n, Matrix<T> Wx, Matrix<T> Wh,
-                   const T* reserve, T* workspace, T* dx, T* dh0, T* dc0, T* dWx, T* dWh, T* db) {
+                   const T* reserve, T* workspace, T* dx, T* dh0, T* dc0, Result<T> dWx, Result<T> dWh, T* db) {
     const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
@@ -256,12 +256,12 @@ template BufferSizes lstm_buffers<float>(Index, Index, Index, Index);
 template void lstm_forward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Matrix<float>,
                                   Vec<float>, float*, float*, float*, float*, float*);
 template void lstm_backward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Matrix<float>,
-                                   const float*, float*, float*, float*, float*, float*, float*, float*);
+                                   const float*, float*, float*, float*, float*, Result<float>, Result<float>, float*);
 template BufferSizes lstm_buffers<double>(Index, Index, Index, Index);
 template void lstm_forward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
                                    Matrix<double>, Vec<double>, double*, double*, double*, double*, double*);
 template void lstm_backward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
-                                    Matrix<double>, const double*, double*, double*, double*, double*, double*, double*,
-                                    double*);
+                                    Matrix<double>, const double*, double*, double*, double*, double*, Result<double>,
+                                    Result<double>, double*);
 
 }  // namespace fastrnn::cpu

@@ -28,19 +28,50 @@ template <class T>
 struct Shape {
     Index N, steps, D, H;  // steps: T, the length of the arrays
     int lanes;
+    bool swapped;             // as Sequence has it
     Index groups, units, ld;  // units: H rounded up to whole groups; ld: row length of xh
 
-    Shape(Index n, Index t, Index d, Index h) : N(n), steps(t), D(d), H(h), lanes(table<T>().lanes) {
+    Shape(Index n, Index t, Index d, Index h, bool swap = false)
+        : N(n), steps(t), D(d), H(h), lanes(table<T>().lanes), swapped(swap) {
         groups = ceil_div(H, lanes);
         units = groups * lanes;
         ld = padded_row<T>(D + H);
     }
-    explicit Shape(const Sequence& s) : Shape(s.N, s.T, s.D, s.H) {}
+    explicit Shape(const Sequence& s) : Shape(s.N, s.T, s.D, s.H, s.swapped) {}
     Index most_rows() const { return N * steps; }
     // Rows of a panel that holds the packed weights of x and of h, one after the other.
     Index weight_rows() const { return packed_rows(D) + packed_rows(H); }
+    // Where a gate's columns begin in the caller's weights and biases.
+    Index columns_of(int gate) const { return (swapped && gate >= 2 ? 5 - gate : gate) * H; }
     int valid(Index group) const { return static_cast<int>(std::min<Index>(lanes, H - group * lanes)); }
 };
+
+// The gates of one group of hidden units as a panel.
+template <class T>
+Columns gate_columns(const Shape<T>& s, int gates, Index group) {
+    Columns c{};
+    c.vectors = gates;
+    for (int j = 0; j < gates; ++j) {
+        c.first[j] = s.columns_of(j) + group * s.lanes;
+        c.valid[j] = s.valid(group);
+    }
+    return c;
+}
+
+// As pack_panel where k runs over gates as the interleaved buffers hold them, [group][gate][lane], of a matrix whose
+// element (gate's unit, column) is at B[(columns_of(gate) + unit) * k_stride + column * col_stride].
+template <class T>
+void pack_panel_by_gate(const Table<T>& t, const Shape<T>& s, const Columns& c, int gates, const T* B, Index k_stride,
+                        Index col_stride, T* panel) {
+    const Index width = static_cast<Index>(c.vectors) * t.lanes, piece = packed(t, t.lanes, width);
+    for (Index unit = 0; unit < s.H; unit += t.lanes) {
+        const Index n = std::min<Index>(t.lanes, s.H - unit);
+        for (int gate = 0; gate < gates; ++gate, panel += piece) {
+            pack_panel(t, c, n, B + (s.columns_of(gate) + unit) * k_stride, k_stride, col_stride, panel);
+            std::fill(panel + packed(t, n, width), panel + piece, T(0));
+        }
+    }
+}
 
 // The order of rows.
 class Rows {
@@ -132,7 +163,7 @@ void pack_recurrent(const Worker& w, const Table<T>& t, const Shape<T>& s, Index
     const Range mine = share(panels, w);
     for (Index p = mine.begin; p < mine.end; ++p) {
         const Index g = panel_start(s.groups, panels, p), end = panel_start(s.groups, panels, p + 1);
-        pack_panel_by_gate(t, plain_columns(s.H, s.lanes, g, end), s.H, gates, Wh.data, Wh.col, Wh.row, panel_at(g));
+        pack_panel_by_gate(t, s, plain_columns(s.H, s.lanes, g, end), gates, Wh.data, Wh.col, Wh.row, panel_at(g));
     }
 }
 
@@ -213,8 +244,8 @@ void gates_in_place(const Shape<T>& s, Index g, int groups, int gates, int rows,
                     Index c_group) {
     const Table<T>& t = table<T>();
     for (int gate = 0; gate < gates; ++gate)
-        t.stream(rows, groups, K, A, s.ld, W.data + gate * s.H + g * s.lanes, W.row, s.lanes, init + gate * s.lanes,
-                 init_row, init_group, C + gate * s.lanes, c_row, c_group);
+        t.stream(rows, groups, K, A, s.ld, W.data + s.columns_of(gate) + g * s.lanes, W.row, s.lanes,
+                 init + gate * s.lanes, init_row, init_group, C + gate * s.lanes, c_row, c_group);
 }
 
 // C = init + [x | h] panel, where the panels of Wx and Wh follow each other.
@@ -256,22 +287,25 @@ Index gradient_spill(const Shape<T>& s, int gates) {
 // blocks of 256, 512 and 1024 taking 548, 527 and 491 ms.
 template <class T>
 void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Index total, const T* xh, const T* da,
-                      Index ld_da, int gates, T* left, T* spill, T* dWx, T* dWh, T* db) {
+                      Index ld_da, int gates, T* left, T* spill, Result<T> dWx, Result<T> dWh, T* db) {
     const int most = gates == 1 ? static_cast<int>(std::clamp<Index>(s.groups, 1, max_vectors)) : gates;
     const Index height = t.max_rows[most], panels = gates == 1 ? ceil_div(s.groups, max_vectors) : s.groups;
-    const Index for_x = dWx ? ceil_div(s.D, height) : 0, for_h = dWh ? ceil_div(s.H, height) : 0;
+    const Index for_x = dWx.data ? ceil_div(s.D, height) : 0, for_h = dWh.data ? ceil_div(s.H, height) : 0;
     const Range mine = share(for_x + for_h, w), sums = share(panels, w);
-    const Index row = gates * s.H, block_rows = std::min(long_block, total);
+    const Index block_rows = std::min(long_block, total);
     const Index left_rows = packed_rows(block_rows);
     const auto rows_of = [&](Index tile) {
         return std::min(height, tile < for_x ? s.D - tile * height : s.H - (tile - for_x) * height);
     };
     // Column of xh, and row of [dWx; dWh], that a tile begins with.
     const auto first_of = [&](Index tile) { return tile < for_x ? tile * height : s.D + (tile - for_x) * height; };
-    const auto result_row = [&](Index i) { return i < s.D ? dWx + i * row : dWh + (i - s.D) * row; };
+    const auto result_of = [&](Index i) {
+        return i < s.D ? Result<T>{dWx.data + i * dWx.row, dWx.row, dWx.col}
+                       : Result<T>{dWh.data + (i - s.D) * dWh.row, dWh.row, dWh.col};
+    };
     const Index interleaved[max_vectors] = {0, s.lanes, 2 * s.lanes, 3 * s.lanes};
     const int whole[max_vectors] = {s.lanes, s.lanes, s.lanes, s.lanes};
-    T block[long_block * max_vectors * max_lanes<T>], sum[max_vectors * max_lanes<T>];
+    T block[long_block * max_vectors * max_lanes<T>], sum[max_vectors * max_lanes<T>], turned[max_tile];
     Index k = 0;
     do {
         const Index depth = std::min(block_rows, total - k);
@@ -286,8 +320,8 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
         for (Index p = 0; p < panels; ++p) {
             const bool summed = p >= sums.begin && p < sums.end;
             if (!summed && mine.begin == mine.end) continue;
-            const Columns c = gates == 1 ? plain_columns(s.H, s.lanes, p * max_vectors, s.groups)
-                                         : gate_columns(s.H, gates, s.lanes, p);
+            const Columns c =
+                gates == 1 ? plain_columns(s.H, s.lanes, p * max_vectors, s.groups) : gate_columns(s, gates, p);
             const Index width = Index(c.vectors) * s.lanes, start = p * (gates == 1 ? max_vectors : gates) * s.lanes;
             t.pack(c.vectors, interleaved, whole, depth, da + k * ld_da + start, ld_da, Index(1), block);
             if (summed) {
@@ -302,16 +336,31 @@ void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Ind
             const bool full = c.valid[c.vectors - 1] == s.lanes;
             for (Index tile = mine.begin; tile < mine.end; ++tile) {
                 const Index rows = rows_of(tile), first = first_of(tile);
-                T* C = full ? result_row(first) + c.first[0] : spill + first * width;
-                const Index c_row = full ? row : width, c_vec = full && gates > 1 ? s.H : s.lanes;
-                t.tile(static_cast<int>(rows), c.vectors, depth, left + first_of(tile) * left_rows, 1, rows, block,
-                       k ? C : nullptr, c_row, c_vec, C, c_row, c_vec);
-            }
-            if (full || k + depth < total) continue;
-            for (Index tile = mine.begin; tile < mine.end; ++tile)
-                for (Index i = first_of(tile), end = i + rows_of(tile); i < end; ++i)
+                const Result<T> to = result_of(first);
+                const bool in_columns = to.col != 1 || s.swapped;
+                const auto multiply = [&](T* C, Index c_row, Index c_vec) {
+                    t.tile(static_cast<int>(rows), c.vectors, depth, left + first * left_rows, 1, rows, block,
+                           k ? C : nullptr, c_row, c_vec, C, c_row, c_vec);
+                };
+                if (in_columns) {
+                    // A result in columns waits in rows of the tile, which stays in the L1.
+                    for (int j = 0; k && j < c.vectors; ++j)
+                        t.transpose(c.valid[j], rows, to.data + c.first[j] * to.col, to.col, turned + j * s.lanes,
+                                    width);
+                    multiply(turned, width, s.lanes);
                     for (int j = 0; j < c.vectors; ++j)
-                        std::copy_n(spill + i * width + j * s.lanes, c.valid[j], result_row(i) + c.first[j]);
+                        t.transpose(rows, c.valid[j], turned + j * s.lanes, width, to.data + c.first[j] * to.col,
+                                    to.col);
+                } else if (full) {
+                    multiply(to.data + c.first[0], to.row, gates > 1 ? c.first[1] - c.first[0] : s.lanes);
+                } else {
+                    multiply(spill + first * width, width, s.lanes);
+                    for (Index i = 0; k + depth >= total && i < rows; ++i)
+                        for (int j = 0; j < c.vectors; ++j)
+                            std::copy_n(spill + (first + i) * width + j * s.lanes, c.valid[j],
+                                        to.data + i * to.row + c.first[j]);
+                }
+            }
         }
         k += depth;
     } while (k < total);
@@ -327,7 +376,7 @@ void input_gradient(const Worker& w, const Table<T>& t, const Shape<T>& s, const
     for (Index v = mine.begin; v < mine.end; v += max_vectors) {
         const Columns c = plain_columns(s.D, s.lanes, v, mine.end);
         const Index width = c.vectors * s.lanes, columns = std::min(width, s.D - c.first[0]);
-        pack_panel_by_gate(t, c, s.H, gates, Wx.data, Wx.col, Wx.row, panel);
+        pack_panel_by_gate(t, s, c, gates, Wx.data, Wx.col, Wx.row, panel);
         // Packed row p is row `r` of step `step`.
         Index step = 0, r = 0;
         for (Index p = 0; p < rows.total(); p += row_chunk) {
@@ -352,7 +401,7 @@ template <class T>
 void interleave_bias(const Shape<T>& s, Index group, int gates, const Vec<T>& b, T* out) {
     for (int g = 0; g < gates; ++g)
         for (int i = 0; i < s.lanes; ++i)
-            *out++ = b.data && i < s.valid(group) ? b(g * s.H + group * s.lanes + i) : T(0);
+            *out++ = b.data && i < s.valid(group) ? b(s.columns_of(g) + group * s.lanes + i) : T(0);
 }
 
 }  // namespace fastrnn::cpu

@@ -14,14 +14,14 @@ constexpr int gates = 1;
 template <class T>
 struct Kept {
     Index ld_y;
-    T *xh, *y;  // xh (R, ld); y (R, ld_y): the hidden state after each row
+    T *xh, *y;  // xh (R, ld); y (N, ld_y): the hidden state after each sequence's last step
     Index used;
 
     Kept(const Shape<T>& s, const T* memory) {
         Carver<T> carve(memory);
         ld_y = padded_row<T>(s.units);
         xh = carve.take(s.most_rows() * s.ld);
-        y = carve.take(s.most_rows() * ld_y);
+        y = carve.take(s.N * ld_y);
         used = carve.used();
     }
 };
@@ -141,7 +141,7 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
                     const int going_on = static_cast<int>(std::clamp<Index>(rows.alive(step + 1) - r, 0, count));
                     T* next = going_on ? kept.xh + (rows.at(step + 1) + r) * s.ld + s.D + unit : nullptr;
                     const Step<T> part = {count, n, s.valid(g + n - 1), tile, width, out, next, s.ld, going_on};
-                    t.rnn_forward(part, kept.y + row * kept.ld_y + unit, kept.ld_y);
+                    t.rnn_forward(part, kept.y + r * kept.ld_y + unit, kept.ld_y);
                 }
             });
             w.barrier();
@@ -152,7 +152,7 @@ void rnn_forward(Sequence sequence, Cube<T> x, Matrix<T> h0, Matrix<T> Wx, Matri
 
 template <class T>
 void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, Matrix<T> Wh, const T* reserve,
-                  T* workspace, T* dx, T* dh0, T* dWx, T* dWh, T* db) {
+                  T* workspace, T* dx, T* dh0, Result<T> dWx, Result<T> dWh, T* db) {
     const Table<T>& t = product_table<T>();
     const Shape<T> s(sequence);
     const Kept<T> kept(s, reserve);
@@ -185,7 +185,9 @@ void rnn_backward(Sequence sequence, Cube<T> dh, Matrix<T> dh_n, Matrix<T> Wx, M
                                0, tile, columns, s.lanes);
                     dh_rows(rows, step, r, count, unit, columns, s.H, dh, outside, out);
                     const Step<T> part = {count, n, s.valid(g + n - 1), tile, columns, nullptr, nullptr, 0, 0};
-                    t.rnn_backward(part, out, kept.y + row * ld + unit, ld, scratch.da + row * ld + unit, ld);
+                    // The hidden state after a row stands beside the input of the next, as long as there is one.
+                    const T* y = ends ? kept.y + r * kept.ld_y : kept.xh + (rows.at(step + 1) + r) * s.ld + s.D;
+                    t.rnn_backward(part, out, y + unit, ends ? kept.ld_y : s.ld, scratch.da + row * ld + unit, ld);
                     r += count;
                 }
             });
@@ -220,11 +222,11 @@ template BufferSizes rnn_buffers<float>(Index, Index, Index, Index);
 template void rnn_forward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, Vec<float>, float*,
                                  float*, float*, float*);
 template void rnn_backward<float>(Sequence, Cube<float>, Matrix<float>, Matrix<float>, Matrix<float>, const float*,
-                                  float*, float*, float*, float*, float*, float*);
+                                  float*, float*, float*, Result<float>, Result<float>, float*);
 template BufferSizes rnn_buffers<double>(Index, Index, Index, Index);
 template void rnn_forward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>, Vec<double>,
                                   double*, double*, double*, double*);
 template void rnn_backward<double>(Sequence, Cube<double>, Matrix<double>, Matrix<double>, Matrix<double>,
-                                   const double*, double*, double*, double*, double*, double*, double*);
+                                   const double*, double*, double*, double*, Result<double>, Result<double>, double*);
 
 }  // namespace fastrnn::cpu
