@@ -1,1 +1,16 @@
 """The same kernels for PyTorch: modules that stand in for ``torch.nn``'s, and operations with autograd."""
+
+from fastrnn.torch.embedding import Embedding, embedding
+from fastrnn.torch.gram import gram_matrix
+from fastrnn.torch.image_losses import content_loss, style_loss, tv_loss
+from fastrnn.torch.softmax_loss import vocab_cross_entropy
+
+__all__ = [
+    "Embedding",
+    "content_loss",
+    "embedding",
+    "gram_matrix",
+    "style_loss",
+    "tv_loss",
+    "vocab_cross_entropy",
+]
