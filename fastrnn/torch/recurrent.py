@@ -1,0 +1,643 @@
+"""Operations ``torch.ops.fastrnn.rnn``, ``.lstm`` and ``.gru``: one layer in one direction over whole sequences.
+
+Each is one call of a kernel forward and one backward. There are two ways in, with the same code below them:
+
+- the operations of `torch.library`, which ``torch.compile``, ``torch.export``, ``vmap`` and ``torch.func`` see;
+- :func:`sequence`, which takes a `torch.autograd.Function` instead while none of those is at work: the dispatch of an
+  operation written in Python costs several times what a small layer does.
+
+Tensors on a CUDA device go to CuPy by DLPack, on PyTorch's current stream. That path was never run on a device.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+import fastrnn
+from fastrnn.backend import Chosen, choose, ran, rouse
+
+from .tensors import as_array, as_tensor
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+_DTYPES = (torch.float32, torch.float64)
+_WAY_AROUND = "set backend = 'torch' on the module (or fastrnn.torch.revert the model), which then runs torch.nn"
+
+
+# ---- PyTorch's layout and fastrnn's ----------------------------------------------------------------------------------
+
+
+def _to_ours(cell: str, W: Tensor) -> Tensor:
+    """Weights (gates H, D) as (D, gates H), or biases (gates H,); of the LSTM gates i, f, g, o as i, f, o, g."""
+    if cell == "lstm":
+        i, f, g, o = W.chunk(4)
+        W = torch.cat((i, f, o, g))
+    return W.t()
+
+
+def _to_torch(cell: str, dW: Tensor) -> Tensor:
+    """Gradients of what :func:`_to_ours` gave, contiguous in PyTorch's layout."""
+    dW = dW.t()
+    if cell == "lstm":
+        i, f, o, g = dW.chunk(4)
+        return torch.cat((i, f, g, o))
+    return dW.contiguous()
+
+
+def _biases(cell: str, bias_ih: Tensor | None, bias_hh: Tensor | None, columns: int, like: Tensor) -> Any:
+    """b and bh of the kernels: the sum where only the sum matters, that is everywhere but in the GRU's candidate."""
+    if bias_ih is None or bias_hh is None:
+        return as_array(like.new_zeros(columns)), None
+    if cell == "gru":
+        return as_array(bias_ih), as_array(bias_hh)
+    return as_array(_to_ours(cell, bias_ih.detach() + bias_hh.detach())), None
+
+
+# ---- precision -------------------------------------------------------------------------------------------------------
+
+
+class _Precision:
+    """Calls at precision ``"medium"``, which bfloat16 asks for, and calls at the precision set, never at once.
+
+    Precision is a setting of the process, which kernels read as they start. Without turns, a bfloat16 layer in one
+    thread would lower the precision of a float32 layer in another. Calls of one kind do run side by side.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition(threading.Lock())
+        self._running = {False: 0, True: 0}
+        self._before = ""
+
+    def enter(self, medium: bool) -> None:
+        with self._turn:
+            while self._running[not medium]:
+                self._turn.wait()
+            self._running[medium] += 1
+            if medium and self._running[True] == 1:
+                self._before = fastrnn.get_float32_matmul_precision()
+                fastrnn.set_float32_matmul_precision("medium")
+
+    def leave(self, medium: bool) -> None:
+        with self._turn:
+            self._running[medium] -= 1
+            if not self._running[medium]:
+                if medium:
+                    fastrnn.set_float32_matmul_precision(self._before)
+                self._turn.notify_all()
+
+    def after_fork(self) -> None:
+        """In a child there are no other threads whose calls could end."""
+        if self._running[True]:
+            fastrnn.set_float32_matmul_precision(self._before)
+        self.__init__()  # type: ignore[misc]
+
+
+_precision = _Precision()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_precision.after_fork)
+
+
+@contextmanager
+def _on_current_stream(x: Tensor) -> Iterator[None]:
+    """CuPy's work on the device of `x`, on the stream that PyTorch uses there."""
+    cupy = import_module("cupy")
+    with torch.cuda.device(x.device), cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        yield
+
+
+# ---- one call of a kernel --------------------------------------------------------------------------------------------
+
+
+def _require(cell: str, name: str, given: Tensor | None, shape: tuple[Any, ...], like: Tensor, letters: str) -> None:
+    if given is None:
+        return
+    if given.shape != shape:
+        raise ValueError(
+            f"torch.ops.fastrnn.{cell}: argument '{name}' must have shape ({letters}) = {tuple(shape)}, "
+            f"got {tuple(given.shape)}"
+        )
+    if given.dtype != like.dtype:
+        raise TypeError(
+            f"torch.ops.fastrnn.{cell}: argument '{name}' must have the dtype of 'x', {like.dtype}, got {given.dtype}"
+        )
+    if given.device != like.device:
+        raise ValueError(
+            f"torch.ops.fastrnn.{cell}: argument '{name}' must be on the device of 'x', {like.device}, "
+            f"got {given.device}"
+        )
+
+
+def _check(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+) -> None:
+    """Everything but the values of `lengths`, so that kernels for real and for fake tensors share it."""
+    if x.dim() != 3 or h0.dim() != 2:
+        name, given, letters = ("x", x, "N, T, D") if x.dim() != 3 else ("h0", h0, "N, H")
+        raise ValueError(
+            f"torch.ops.fastrnn.{cell}: argument '{name}' must have shape ({letters}), got {tuple(given.shape)}"
+        )
+    if x.dtype not in _DTYPES:
+        raise TypeError(
+            f"torch.ops.fastrnn.{cell}: argument 'x' must be float32 or float64, got {x.dtype}; for bfloat16 convert "
+            f"with .float() and pass medium=True, as the modules of fastrnn.torch do"
+        )
+    N, _, D = x.shape
+    H = h0.shape[1]
+    columns = GATES[cell] * H
+    gates = f"{GATES[cell]}H" if GATES[cell] > 1 else "H"
+    _require(cell, "h0", h0, (N, H), x, "N, H")
+    _require(cell, "c0", c0, (N, H), x, "N, H")
+    _require(cell, "weight_ih", weight_ih, (columns, D), x, f"{gates}, D")
+    _require(cell, "weight_hh", weight_hh, (columns, H), x, f"{gates}, H")
+    if (bias_ih is None) != (bias_hh is None):
+        missing, other = ("bias_ih", "bias_hh") if bias_ih is None else ("bias_hh", "bias_ih")
+        raise ValueError(f"torch.ops.fastrnn.{cell}: argument '{missing}' must be given with '{other}', got None")
+    _require(cell, "bias_ih", bias_ih, (columns,), x, gates)
+    _require(cell, "bias_hh", bias_hh, (columns,), x, gates)
+    if lengths is not None and (lengths.shape != (N,) or lengths.dtype != torch.int64 or lengths.device.type == "cuda"):
+        raise ValueError(
+            f"torch.ops.fastrnn.{cell}: argument 'lengths' must be int64 of shape (N) = ({N},) in the computer's "
+            f"memory, got {lengths.dtype} of shape {tuple(lengths.shape)} on {lengths.device}"
+        )
+
+
+def _steps(cell: str, lengths: Tensor | None, T: int) -> Any:
+    """`lengths` as the kernels take them."""
+    if lengths is None:
+        return None
+    steps = np.ascontiguousarray(as_array(lengths))
+    if steps.size and not (steps.min() >= 0 and steps.max() <= T):
+        raise ValueError(
+            f"torch.ops.fastrnn.{cell}: argument 'lengths' must lie between 0 and T = {T}, "
+            f"got {steps.min()} to {steps.max()}"
+        )
+    return steps
+
+
+def _forward(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    medium: bool,
+) -> tuple[Tensor, ...]:
+    """output (N, T, H), h_n, of the LSTM c_n (N, H), and what backward needs."""
+    _check(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
+    with torch.no_grad():
+        if x.device.type == "cuda":
+            with _on_current_stream(x):
+                return _run(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium)
+        return _run(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium)
+
+
+def _run(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    medium: bool,
+) -> tuple[Tensor, ...]:
+    x_ = as_array(x)
+    chosen = choose(cell, x_)
+    N, T, D = x_.shape
+    H, dtype = h0.shape[1], x_.dtype
+    rouse(chosen, 2.0 * N * T * D * H * GATES[cell])
+    h0_ = as_array(h0)
+    Wx, Wh = as_array(_to_ours(cell, weight_ih)), as_array(_to_ours(cell, weight_hh))
+    b, bh = _biases(cell, bias_ih, bias_hh, GATES[cell] * H, x)
+    steps = _steps(cell, lengths, T)
+    if chosen.is_reference:
+        h, states, _ = _reference_forward(cell, x_, h0_, None if c0 is None else as_array(c0), Wx, Wh, b, bh, steps,
+                                          reverse)  # fmt: skip
+        return tuple(map(torch.from_numpy, (h, *states, np.empty(0, dtype))))
+    steps = None if steps is None else chosen.place.moved(steps)
+    sizes = getattr(chosen.kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)
+    h, h_n = chosen.empty((N, T, H), dtype), chosen.empty((N, H), dtype)
+    reserve, workspace = chosen.buffer(sizes[0], dtype), chosen.buffer(sizes[1], dtype)
+    outputs: tuple[Any, ...] = (h, h_n)
+    _enter(dtype, medium)
+    try:
+        if cell == "lstm":
+            assert c0 is not None
+            outputs = (h, h_n, chosen.empty((N, H), dtype))
+            chosen.kernels.lstm_forward(
+                x_, h0_, as_array(c0), Wx, Wh, b, steps, reverse, *outputs, reserve, workspace
+            )  # fmt: skip
+        elif cell == "gru":
+            chosen.kernels.gru_forward(x_, h0_, Wx, Wh, b, bh, steps, reverse, h, h_n, reserve, workspace)
+        else:
+            chosen.kernels.rnn_forward(x_, h0_, Wx, Wh, b, steps, reverse, h, h_n, reserve, workspace)
+        ran(f"{cell}_forward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
+    finally:
+        _leave(dtype, medium)
+    return tuple(_tensor(array) for array in (*outputs, reserve))
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(array) if type(array) is np.ndarray else as_tensor(array)
+
+
+def _enter(dtype: np.dtype, medium: bool) -> None:
+    if dtype.itemsize == 4:
+        _precision.enter(medium)
+
+
+def _leave(dtype: np.dtype, medium: bool) -> None:
+    if dtype.itemsize == 4:
+        _precision.leave(medium)
+
+
+def _reference_forward(
+    cell: str, x: Any, h0: Any, c0: Any, Wx: Any, Wh: Any, b: Any, bh: Any, steps: Any, reverse: bool
+) -> tuple[Any, tuple[Any, ...], Any]:
+    """The oracle's outputs, states and cache; the latter is no tensor, so that backward runs this again."""
+    more = {"lstm": {"c0": c0}, "gru": {"bh": bh}, "rnn": {}}[cell]
+    function = getattr(fastrnn, f"{cell}_forward")
+    h, states, cache = function(x, h0, Wx, Wh, b, lengths=steps, reverse=reverse, return_state=True, **more)
+    return h, states if cell == "lstm" else (states,), cache
+
+
+def _backward(
+    cell: str,
+    dh: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+    reserve: Tensor,
+    reverse: bool,
+    medium: bool,
+) -> tuple[Tensor, ...]:
+    """dx, dh0, (dc0,) dweight_ih, dweight_hh, dbias, and of the GRU dbias_hh."""
+    with torch.no_grad():
+        arguments = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reserve, reverse, medium)
+        if x.device.type == "cuda":
+            with _on_current_stream(x):
+                return _run_backward(cell, dh, dh_n, dc_n, *arguments)
+        return _run_backward(cell, dh, dh_n, dc_n, *arguments)
+
+
+def _run_backward(
+    cell: str,
+    dh: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+    reserve: Tensor,
+    reverse: bool,
+    medium: bool,
+) -> tuple[Tensor, ...]:
+    x_ = as_array(x)
+    chosen = choose(cell, x_)
+    N, T, D = x_.shape
+    H, dtype, columns = h0.shape[1], x_.dtype, GATES[cell] * h0.shape[1]
+    rouse(chosen, 4.0 * N * T * (D + H) * columns)
+    if dh is None:
+        dh = x.new_zeros(()).expand(N, T, H)
+    dh_, dh_n_, dc_n_ = as_array(dh), _optional(dh_n), _optional(dc_n)
+    h0_, steps = as_array(h0), _steps(cell, lengths, T)
+    Wx, Wh = as_array(_to_ours(cell, weight_ih)), as_array(_to_ours(cell, weight_hh))
+    if chosen.is_reference:
+        b, bh = _biases(cell, bias_ih, bias_hh, columns, x)
+        gradients = _reference_backward(chosen, cell, dh_, dh_n_, dc_n_, x_, h0_, _optional(c0), Wx, Wh, b, bh, steps,
+                                        reverse)  # fmt: skip
+        dx, dh0, dWx, dWh, db, *rest = gradients
+    else:
+        if reserve.numel() < _reserve_size(chosen, cell, N, T, D, H, dtype.itemsize):
+            raise RuntimeError(
+                f"torch.ops.fastrnn.{cell}: backend {chosen.column!r} runs backward, but another one ran forward; "
+                f"set one backend for both"
+            )
+        steps = None if steps is None else chosen.place.moved(steps)
+        size = getattr(chosen.kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)[2]
+        workspace, empty = chosen.buffer(size, dtype), chosen.empty
+        dx, dh0, db = empty((N, T, D), dtype), empty((N, H), dtype), empty((columns,), dtype)
+        dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
+        rest = [empty((columns,) if cell == "gru" else (N, H), dtype)] if cell != "rnn" else []
+        kept = as_array(reserve)
+        _enter(dtype, medium)
+        try:
+            if cell == "lstm":
+                chosen.kernels.lstm_backward(
+                    dh_, dh_n_, dc_n_, x_, h0_, None, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, rest[0], dWx,
+                    dWh, db,
+                )  # fmt: skip
+            elif cell == "gru":
+                chosen.kernels.gru_backward(
+                    dh_, dh_n_, x_, h0_, Wx, Wh, None, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db, *rest
+                )
+            else:
+                chosen.kernels.rnn_backward(
+                    dh_, dh_n_, x_, h0_, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db
+                )
+            ran(f"{cell}_backward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
+        finally:
+            _leave(dtype, medium)
+    weights = tuple(_to_torch(cell, _tensor(dW)) for dW in (dWx, dWh, db))
+    last = tuple(_tensor(array) for array in rest)
+    if cell == "lstm":
+        return _tensor(dx), _tensor(dh0), *last, *weights
+    return _tensor(dx), _tensor(dh0), *weights, *last
+
+
+def _optional(tensor: Tensor | None) -> Any:
+    return None if tensor is None else as_array(tensor)
+
+
+def _reference_backward(
+    chosen: Chosen, cell: str, dh: Any, dh_n: Any, dc_n: Any, x: Any, h0: Any, c0: Any, *rest: Any
+) -> tuple[Any, ...]:
+    *_, cache = _reference_forward(cell, x, h0, c0, *rest)
+    states = {"dh_n": dh_n, "dc_n": dc_n} if cell == "lstm" else {"dh_n": dh_n}
+    gradients = getattr(fastrnn, f"{cell}_backward")(dh, cache, **states)
+    if cell == "gru" and rest[3] is None:  # no bias: its gradient is not asked for, but has a place
+        gradients = (*gradients, np.zeros_like(gradients[-1]))
+    return gradients
+
+
+def _reserve_size(chosen: Chosen, cell: str, N: int, T: int, D: int, H: int, itemsize: int) -> int:
+    if chosen.is_reference:
+        return 0
+    return int(getattr(chosen.kernels, f"{cell}_buffers")(N, T, D, H, itemsize)[0])
+
+
+# ---- autograd without dispatch ---------------------------------------------------------------------------------------
+
+
+def _no_double_backward(cell: str) -> RuntimeError:
+    return RuntimeError(
+        f"torch.ops.fastrnn.{cell}: second derivatives (create_graph=True, gradgradcheck, torch.func.hessian) have no "
+        f"kernel; {_WAY_AROUND}"
+    )
+
+
+class _Sequence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium = rest
+        *outputs, reserve = _forward(cell, x, h0, c0, *rest)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reserve)
+        ctx.options = cell, reverse, medium
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None) -> Any:
+        cell, reverse, medium = ctx.options
+        arguments = (cell, dh, dh_n, dc_n, *ctx.saved_tensors, reverse, medium)
+        gradients = _SequenceBackward.apply(*arguments) if torch.is_grad_enabled() else _backward(*arguments)
+        return None, *_by_argument(cell, gradients, ctx.needs_input_grad[1:8]), None, None, None
+
+
+class _SequenceBackward(torch.autograd.Function):
+    """Gradients that are themselves part of a graph; only to say, when that is run, that there is no kernel for it."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+        ctx.cell = cell
+        return _backward(cell, *arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise _no_double_backward(ctx.cell)
+
+
+def _by_argument(cell: str, gradients: Any, needed: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, those that are `needed`."""
+    if cell == "lstm":
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih = gradients
+        dbias_hh = dbias_ih
+    else:
+        dx, dh0, dweight_ih, dweight_hh, dbias_ih, *rest = gradients
+        dc0, dbias_hh = None, rest[0] if rest else dbias_ih
+    every = (dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh)
+    return tuple(gradient if need else None for gradient, need in zip(every, needed, strict=True))
+
+
+# ---- the operations --------------------------------------------------------------------------------------------------
+
+
+def _define(cell: str) -> tuple[Any, Any]:
+    """``torch.ops.fastrnn.<cell>`` and ``.<cell>_backward``, with what PyTorch's transformations need to know."""
+    lstm, gru = cell == "lstm", cell == "gru"
+    states = "Tensor h0, Tensor c0" if lstm else "Tensor h0"
+    weights = "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh"
+    options = "bool reverse=False, bool medium=False"
+    gradients = "Tensor dh, Tensor? dh_n, Tensor? dc_n" if lstm else "Tensor dh, Tensor? dh_n"
+
+    def spread(arguments: tuple[Any, ...], before: int) -> tuple[Any, ...]:
+        """Arguments of the op with the c0 (and before it the dc_n) that only an LSTM has."""
+        if lstm:
+            return arguments
+        head, x_h0, tail = arguments[:before], arguments[before : before + 2], arguments[before + 2 :]
+        return (*head, None, *x_h0, None, *tail) if before else (*x_h0, None, *tail)
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _forward(cell, *spread(arguments, 0))
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        return _backward(cell, *spread(arguments, 2))
+
+    outputs = ", ".join(["Tensor"] * (4 if lstm else 3))
+    operation = torch.library.custom_op(
+        f"fastrnn::{cell}",
+        forward,
+        mutates_args=(),
+        device_types=("cpu", "cuda"),
+        schema=f"(Tensor x, {states}, {weights}, Tensor? lengths=None, {options}) -> ({outputs})",
+    )
+    results = ", ".join(["Tensor"] * (6 if lstm or gru else 5))
+    operation_backward = torch.library.custom_op(
+        f"fastrnn::{cell}_backward",
+        backward,
+        mutates_args=(),
+        device_types=("cpu", "cuda"),
+        schema=f"({gradients}, Tensor x, {states}, {weights}, Tensor? lengths, Tensor reserve, {options}) "
+        f"-> ({results})",
+    )
+
+    def fake(*arguments: Any) -> tuple[Tensor, ...]:
+        x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, *rest = spread(arguments, 0)
+        _check(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, rest[0] if rest else None)
+        (N, T, D), H = x.shape, h0.shape[1]
+        if any(isinstance(size, torch.SymInt) for size in (N, T, D, H)):
+            kept: Any = torch.library.get_ctx().new_dynamic_size()
+        else:
+            # Meta tensors may stand for a device; only NumPy's arrays are at hand to choose by, and are told apart.
+            row = "cuda" if x.device.type == "cuda" else ""
+            chosen = choose(cell, None if not row else _OnDevice())
+            kept = _reserve_size(chosen, cell, N, T, D, H, x.dtype.itemsize)
+        return x.new_empty((N, T, H)), *(x.new_empty((N, H)) for _ in range(2 if lstm else 1)), x.new_empty(kept)
+
+    def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+        _, _, _, x, h0, _, weight_ih, weight_hh, *_ = spread(arguments, 2)
+        columns, like = weight_ih.shape[:1], x.new_empty
+        states = [like(h0.shape) for _ in range(2 if lstm else 1)]
+        biases = [like(columns) for _ in range(2 if gru else 1)]
+        return like(x.shape), *states, like(weight_ih.shape), like(weight_hh.shape), *biases
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, reverse, medium = spread(inputs, 0)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, output[-1])
+        ctx.options = reverse, medium
+
+    def differentiate(ctx: Any, dh: Any, dh_n: Any, *others: Any) -> Any:
+        tensors, (reverse, medium) = ctx.saved_tensors, ctx.options
+        x, h0, c0, *rest = tensors
+        if dh is None:
+            dh = x.new_zeros(()).expand(x.shape[0], x.shape[1], h0.shape[1])
+        given = (dh, dh_n, others[0], x, h0, c0) if lstm else (dh, dh_n, x, h0)
+        gradients = operation_backward(*given, *rest, reverse, medium)
+        needed = spread(ctx.needs_input_grad, 0)[:7]
+        dx, dh0, dc0, *dweights = _by_argument(cell, gradients, needed)
+        return (dx, dh0, *((dc0,) if lstm else ()), *dweights, None, None, None)
+
+    def refuse(ctx: Any, *_: Any) -> Any:
+        raise _no_double_backward(cell)
+
+    operation.register_fake(fake)
+    operation_backward.register_fake(fake_backward)
+    operation.register_autograd(differentiate, setup_context=setup_context)
+    operation_backward.register_autograd(refuse)
+    for each in (operation, operation_backward):
+        each.register_vmap(_one_by_one(each))
+    return operation, operation_backward
+
+
+class _OnDevice:
+    """Stands for an array on a CUDA device where there is only a tensor without memory."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+def _one_by_one(operation: Any) -> Any:
+    """The rule for vmap: a call for each slice, since weights of their own rule out one call for all."""
+
+    def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        slices = [
+            tuple(
+                argument if dim is None else argument.select(dim, i)
+                for argument, dim in zip(arguments, in_dims, strict=True)
+            )
+            for i in range(info.batch_size)
+        ]
+        results = [operation(*each) for each in slices]
+        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+_OPERATIONS = {cell: _define(cell)[0] for cell in GATES}
+
+
+def _bare(*tensors: Tensor | None) -> bool:
+    """Whether plain tensors in memory are all there is: nobody traces, transforms or records what is called."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta") for t in tensors)
+
+
+def sequence(
+    cell: str,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    medium: bool = False,
+) -> tuple[Tensor, ...]:
+    """One layer in one direction over whole sequences, differentiable.
+
+    Parameters
+    ----------
+    cell : {"rnn", "lstm", "gru"}
+        The step is that of :func:`fastrnn.rnn_step_forward` and its like.
+    x : Tensor, shape (N, T, D), float32 or float64
+        Input sequences, batch first, of any strides.
+    h0, c0 : Tensor, shape (N, H)
+        Initial states; c0 is the LSTM's, and None for the others.
+    weight_ih, weight_hh : Tensor, shape (gates H, D) and (gates H, H)
+        In PyTorch's layout and order of gates.
+    bias_ih, bias_hh : Tensor, shape (gates H,), or None
+    lengths : Tensor of int64, shape (N,), optional
+        Valid steps of each sequence, in the computer's memory.
+    reverse : bool, optional
+        Run each sequence from its last valid step to its first.
+    medium : bool, optional
+        Products of float32 tensors at precision ``"medium"``, whatever is set.
+
+    Returns
+    -------
+    output : Tensor, shape (N, T, H)
+    h_n, c_n : Tensor, shape (N, H)
+        Final states; c_n of the LSTM only. What backward needs is kept only where it will run.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A shape, dtype or device does not fit; the message names the argument.
+    """
+    tensors = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
+    if not torch.compiler.is_compiling():
+        if forward_ad._current_level >= 0 and any(
+            t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+        ):
+            raise RuntimeError(
+                f"torch.ops.fastrnn.{cell}: forward-mode differentiation has no kernel; use reverse mode, or {_WAY_AROUND}"
+            )
+        if _bare(*tensors):
+            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+                return _Sequence.apply(cell, *tensors, lengths, reverse, medium)  # type: ignore[no-any-return]
+            return _forward(cell, *tensors, lengths, reverse, medium)[:-1]
+    given = tensors if cell == "lstm" else (x, h0, *tensors[3:])
+    outputs: tuple[Tensor, ...] = _OPERATIONS[cell](*given, lengths, reverse, medium)[:-1]
+    return outputs
