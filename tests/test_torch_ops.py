@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import complains
 
 import fastrnn
 from fastrnn import conformance, reference
-from harness import complains
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import fastrnn.torch as ft  # noqa: E402

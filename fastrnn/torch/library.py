@@ -52,7 +52,7 @@ def same_device(function: str, **tensors: torch.Tensor) -> None:
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the kernels for tensors of `dtype`: float32 for bfloat16 and float16, which have none of their own."""
+    """The dtype of the kernels for tensors of `dtype`: float32 for bfloat16 and float16, which have no own ones."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
@@ -106,7 +106,7 @@ def scalar_tensor(value: Any) -> torch.Tensor:
 
 
 def vmap_by_loop(operation: Any) -> None:
-    """Register ``torch.vmap`` of an operation as a loop over the batch: right for every argument, if not the fastest."""
+    """Register ``torch.vmap`` of an operation as a loop over the batch: right for every argument, not the fastest."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         dims = tuple(in_dims) + (None,) * (len(args) - len(in_dims))

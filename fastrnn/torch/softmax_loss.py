@@ -25,9 +25,9 @@ from fastrnn.torch.tensors import as_array, as_tensor
 
 # The fewest rows whose scores are held at a time where no gradient is wanted.
 _ROWS = 64
-# The kernel reads a weight as it is. A transposed copy of a large one is faster: on two cores of an EPYC (Zen 4) it took
-# 351 ms instead of 483 at 2048 positions, H = 512, V = 10,000, of which the copy is 6; 51 instead of 59 at 700, 512,
-# 4000; but 45 instead of 43 at 700, 256, 4000.
+# The kernel reads a weight as it is. A transposed copy of a large one is faster: on two cores of an EPYC (Zen 4) it
+# took 351 ms instead of 483 at 2048 positions, H = 512, V = 10,000, of which the copy is 6; 51 instead of 59 at 700,
+# 512, 4000; but 45 instead of 43 at 700, 256, 4000.
 _LARGE_BYTES = 6 << 20
 
 
@@ -76,7 +76,7 @@ def vocab_cross_entropy(
     Notes
     -----
     With R positions, the (R, V) scores are never there: beyond the gradients, which are kept from forward to backward,
-    a call needs less than a tenth of them, and a copy of `weight` where that is large but at most half as large as they.
+    a call needs less than a tenth of them, and a copy of `weight` where that is large but at most half their size.
     Where no gradient is wanted nothing is kept, and only the loss is computed. Bitwise the same from run to run.
     CUDA tensors go through CuPy on PyTorch's current stream; that was not run on a device so far.
     """
