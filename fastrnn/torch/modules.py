@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, _VF, nn
+from torch import _VF, Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .recurrent import sequence
@@ -54,10 +54,11 @@ class _Layers(Selection, nn.RNNBase):
         packed = isinstance(input, PackedSequence)
         if not self._chosen(input.data if packed else input):
             return self._peer.forward(self, input, hx)
-        lengths = batch_sizes = sorted_indices = unsorted_indices = None
+        lstm = self._cell == "lstm"
+        batch_sizes = sorted_indices = unsorted_indices = None
+        batched = True
         if packed:
             data, batch_sizes, sorted_indices, unsorted_indices = input
-            batched = True
             if hx is not None and sorted_indices is not None:
                 hx = self.permute_hidden(hx, sorted_indices)
         else:
@@ -66,54 +67,66 @@ class _Layers(Selection, nn.RNNBase):
             if not batched:
                 data = data.unsqueeze(0 if self.batch_first else 1)
                 if hx is not None:
-                    hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if self._cell == "lstm" else hx.unsqueeze(1)
-        self._check(data, batch_sizes, hx)
-        state = hx[0] if self._cell == "lstm" and hx is not None else hx
-        compute, medium, kind = self._precisions(self._some_weight(), data.dtype if state is None else state.dtype)
-        states = self._states(data, batch_sizes, hx, compute)
+                    hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if lstm else hx.unsqueeze(1)
+        if hx is None:
+            self.check_input(data, batch_sizes)
+            given = data.dtype
+        else:
+            self.check_forward_args(data, hx, batch_sizes)
+            given = hx[0].dtype if lstm else hx.dtype
+        compute, medium, kind = self._precisions(self._some_weight(), given)
+        lengths = None
         if packed:
             x, lengths = _VF._pad_packed_sequence(data, batch_sizes, True, 0.0, batch_sizes.numel())
         else:
             x = data if self.batch_first else data.transpose(0, 1)
-        x, h, c = self._run(x.to(compute), states, lengths, batch_sizes, compute, medium)
-        x, h, c = x.to(kind), h.to(kind), c.to(kind) if c is not None else None
+        if x.dtype != compute:
+            x = x.to(compute)
+        x, h, c = self._run(x, self._states(x, hx), lengths, batch_sizes, medium)
+        if kind != compute:
+            x, h, c = x.to(kind), h.to(kind), c.to(kind) if lstm else None
         if packed:
             data, _ = _VF._pack_padded_sequence(x, lengths, True)
             output: Any = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-            hidden = self.permute_hidden(h if c is None else (h, c), unsorted_indices)
-            return output, hidden
+            return output, self.permute_hidden((h, c) if lstm else h, unsorted_indices)
         # torch.nn's output is contiguous where time comes first, and programs call view() on it.
         output = x if self.batch_first else x.transpose(0, 1).contiguous()
         if not batched:
             output, h = output.squeeze(0 if self.batch_first else 1), h.squeeze(1)
-            c = c.squeeze(1) if c is not None else None
-        return output, (h if c is None else (h, c))
+            c = c.squeeze(1) if lstm else None
+        return output, (h, c) if lstm else h
+
+    def _states(self, x: Tensor, hx: Any) -> tuple[Any, Any]:
+        """h0 and c0 (N, H) of each layer and direction; x is (N, T, D) in the dtype to compute in."""
+        lstm, count = self._cell == "lstm", len(self._all_weights)
+        if hx is None:
+            zeros = [torch.zeros((x.shape[0], self.hidden_size), dtype=x.dtype, device=x.device)] * count
+            return zeros, zeros if lstm else [None] * count
+        h0, c0 = hx if lstm else (hx, None)
+        return h0.to(x.dtype).unbind(), c0.to(x.dtype).unbind() if lstm else [None] * count
 
     def _run(
-        self, x: Tensor, states: Any, lengths: Any, batch_sizes: Any, compute: torch.dtype, medium: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, x: Tensor, states: tuple[Any, Any], lengths: Any, batch_sizes: Any, medium: bool
+    ) -> tuple[Tensor, Tensor, Any]:
         """All layers and directions over x (N, T, D)."""
-        h0, c0 = states
-        h_n, c_n = [], []
+        h_n, c_n, outputs = [], [], []
         directions = 2 if self.bidirectional else 1
-        for layer in range(self.num_layers):
-            if layer and self.dropout and self.training:
-                x = self._drop(x, batch_sizes)
-            outputs = []
-            for direction in range(directions):
-                at = layer * directions + direction
-                weights = [getattr(self, name) for name in self._all_weights[at]]
-                if weights[0].dtype != compute:
-                    weights = [weight.to(compute) for weight in weights]
-                weight_ih, weight_hh, bias_ih, bias_hh = weights if self.bias else (*weights, None, None)
-                output, *last = sequence(
-                    self._cell, x, h0[at], None if c0 is None else c0[at], weight_ih, weight_hh, bias_ih, bias_hh,
-                    lengths, direction == 1, medium,
-                )  # fmt: skip
-                outputs.append(output)
-                h_n.append(last[0])
-                c_n.extend(last[1:])
-            x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
+        for at, names in enumerate(self._all_weights):
+            if at and at % directions == 0:
+                x, outputs = outputs[0] if directions == 1 else torch.cat(outputs, 2), []
+                if self.dropout and self.training:
+                    x = self._drop(x, batch_sizes)
+            weights = [getattr(self, name) for name in names]
+            if weights[0].dtype != x.dtype:
+                weights = [weight.to(x.dtype) for weight in weights]
+            if not self.bias:
+                weights += [None, None]
+            h0, c0 = states[0][at], states[1][at]
+            output, *last = sequence(self._cell, x, h0, c0, *weights, lengths, at % directions == 1, medium)
+            outputs.append(output)
+            h_n.append(last[0])
+            c_n.extend(last[1:])
+        x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
         if len(h_n) == 1:
             return x, h_n[0].unsqueeze(0), c_n[0].unsqueeze(0) if c_n else None
         return x, torch.stack(h_n), torch.stack(c_n) if c_n else None
@@ -148,24 +161,6 @@ class _Layers(Selection, nn.RNNBase):
                     f"For {kind} input, hx should also be {x.dim()}-D but got {state.dim()}-D tensor"
                 )  # fmt: skip
         return hx
-
-    def _check(self, data: Tensor, batch_sizes: Tensor | None, hx: Any) -> None:
-        """torch.nn's checks of shapes and dtypes."""
-        if hx is None:
-            self.check_input(data, batch_sizes)
-        else:
-            self.check_forward_args(data, hx, batch_sizes)
-
-    def _states(
-        self, data: Tensor, batch_sizes: Tensor | None, hx: Any, compute: torch.dtype
-    ) -> tuple[Tensor, Tensor | None]:
-        """h0 and c0 (layers * directions, N, H)."""
-        if hx is None:
-            zeros = torch.zeros(self.get_expected_hidden_size(data, batch_sizes), dtype=compute, device=data.device)
-            return zeros, zeros if self._cell == "lstm" else None
-        if self._cell == "lstm":
-            return hx[0].to(compute), hx[1].to(compute)
-        return hx.to(compute), None
 
 
 class RNN(_Layers):

@@ -30,18 +30,20 @@ from .tensors import as_array, as_tensor
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 _DTYPES = (torch.float32, torch.float64)
+_ARRAY_DTYPES = (np.float32, np.float64)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _WAY_AROUND = "set backend = 'torch' on the module (or fastrnn.torch.revert the model), which then runs torch.nn"
 
 
 # ---- PyTorch's layout and fastrnn's ----------------------------------------------------------------------------------
 
 
-def _to_ours(cell: str, W: Tensor) -> Tensor:
+def _to_ours(cell: str, W: Any, xp: Any = np) -> Any:
     """Weights (gates H, D) as (D, gates H), or biases (gates H,); of the LSTM gates i, f, g, o as i, f, o, g."""
     if cell == "lstm":
-        i, f, g, o = W.chunk(4)
-        W = torch.cat((i, f, o, g))
-    return W.t()
+        g, o = W.shape[0] // 2, W.shape[0] // 4 * 3
+        W = xp.concatenate((W[:g], W[o:], W[g:o]))
+    return W.T
 
 
 def _to_torch(cell: str, dW: Tensor) -> Tensor:
@@ -53,13 +55,11 @@ def _to_torch(cell: str, dW: Tensor) -> Tensor:
     return dW.contiguous()
 
 
-def _biases(cell: str, bias_ih: Tensor | None, bias_hh: Tensor | None, columns: int, like: Tensor) -> Any:
+def _biases(cell: str, bias_ih: Any, bias_hh: Any, columns: int, dtype: np.dtype, xp: Any) -> Any:
     """b and bh of the kernels: the sum where only the sum matters, that is everywhere but in the GRU's candidate."""
-    if bias_ih is None or bias_hh is None:
-        return as_array(like.new_zeros(columns)), None
-    if cell == "gru":
-        return as_array(bias_ih), as_array(bias_hh)
-    return as_array(_to_ours(cell, bias_ih.detach() + bias_hh.detach())), None
+    if bias_ih is None:
+        return xp.zeros(columns, dtype), None
+    return (bias_ih, bias_hh) if cell == "gru" else (_to_ours(cell, bias_ih + bias_hh, xp), None)
 
 
 # ---- precision -------------------------------------------------------------------------------------------------------
@@ -99,6 +99,23 @@ class _Precision:
         if self._running[True]:
             fastrnn.set_float32_matmul_precision(self._before)
         self.__init__()  # type: ignore[misc]
+
+
+class _Turn:
+    """A block in which a kernel may start; products of float64 have one precision only."""
+
+    __slots__ = ("medium", "needed")
+
+    def __init__(self, dtype: np.dtype, medium: bool) -> None:
+        self.medium, self.needed = medium, dtype.itemsize == 4
+
+    def __enter__(self) -> None:
+        if self.needed:
+            _precision.enter(self.medium)
+
+    def __exit__(self, *_: object) -> None:
+        if self.needed:
+            _precision.leave(self.medium)
 
 
 _precision = _Precision()
@@ -178,7 +195,7 @@ def _check(
         )
 
 
-def _steps(cell: str, lengths: Tensor | None, T: int) -> Any:
+def _steps(cell: str, lengths: Tensor | None, T: int, chosen: Chosen) -> Any:
     """`lengths` as the kernels take them."""
     if lengths is None:
         return None
@@ -188,7 +205,37 @@ def _steps(cell: str, lengths: Tensor | None, T: int) -> Any:
             f"torch.ops.fastrnn.{cell}: argument 'lengths' must lie between 0 and T = {T}, "
             f"got {steps.min()} to {steps.max()}"
         )
-    return steps
+    return chosen.place.moved(steps)
+
+
+def _arrays(cell: str, tensors: tuple[Any, ...], lengths: Tensor | None) -> list[Any]:
+    """x, h0, c0, weight_ih, weight_hh, bias_ih and bias_hh as arrays whose shapes and dtypes fit each other.
+
+    Shapes of arrays are looked at, since those of tensors take five times as long.
+    """
+    if tensors[0].is_cpu and lengths is None:
+        try:
+            arrays = [None if t is None else t.detach().numpy() if t.requires_grad else t.numpy() for t in tensors]
+            if _fit(cell, *arrays):
+                return arrays
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            pass  # what is wrong is said below
+    _check(cell, *tensors, lengths)
+    return [None if t is None else as_array(t) for t in tensors]
+
+
+def _fit(cell: str, x: Any, h0: Any, c0: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> bool:
+    (N, _, D), (_, H), dtype = x.shape, h0.shape, x.dtype
+    columns = GATES[cell] * H
+    if not (h0.shape == (N, H) and weight_ih.shape == (columns, D) and weight_hh.shape == (columns, H)):
+        return False
+    if not (dtype == h0.dtype == weight_ih.dtype == weight_hh.dtype and dtype in _ARRAY_DTYPES):
+        return False
+    if c0 is not None and not (c0.shape == (N, H) and c0.dtype == dtype):
+        return False
+    if bias_ih is None or bias_hh is None:
+        return bias_ih is bias_hh
+    return bool(bias_ih.shape == bias_hh.shape == (columns,) and bias_ih.dtype == bias_hh.dtype == dtype)
 
 
 def _forward(
@@ -200,80 +247,50 @@ def _forward(
     weight_hh: Tensor,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
-    lengths: Tensor | None,
-    reverse: bool,
-    medium: bool,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    medium: bool = False,
 ) -> tuple[Tensor, ...]:
     """output (N, T, H), h_n, of the LSTM c_n (N, H), and what backward needs."""
-    _check(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
-    with torch.no_grad():
-        if x.device.type == "cuda":
-            with _on_current_stream(x):
-                return _run(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium)
-        return _run(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium)
+    tensors = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
+    if x.is_cuda:
+        with _on_current_stream(x):
+            return _run(cell, tensors, lengths, reverse, medium)
+    return _run(cell, tensors, lengths, reverse, medium)
 
 
 def _run(
-    cell: str,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    lengths: Tensor | None,
-    reverse: bool,
-    medium: bool,
+    cell: str, tensors: tuple[Any, ...], lengths: Tensor | None, reverse: bool, medium: bool
 ) -> tuple[Tensor, ...]:
-    x_ = as_array(x)
-    chosen = choose(cell, x_)
-    N, T, D = x_.shape
-    H, dtype = h0.shape[1], x_.dtype
-    rouse(chosen, 2.0 * N * T * D * H * GATES[cell])
-    h0_ = as_array(h0)
-    Wx, Wh = as_array(_to_ours(cell, weight_ih)), as_array(_to_ours(cell, weight_hh))
-    b, bh = _biases(cell, bias_ih, bias_hh, GATES[cell] * H, x)
-    steps = _steps(cell, lengths, T)
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh = _arrays(cell, tensors, lengths)
+    chosen = choose(cell, x)
+    (N, T, D), H, dtype = x.shape, h0.shape[1], x.dtype
+    columns = GATES[cell] * H
+    rouse(chosen, 2.0 * N * T * D * columns)
+    steps = _steps(cell, lengths, T, chosen)
+    Wx, Wh = _to_ours(cell, weight_ih, chosen.xp), _to_ours(cell, weight_hh, chosen.xp)
+    b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen.xp)
     if chosen.is_reference:
-        h, states, _ = _reference_forward(cell, x_, h0_, None if c0 is None else as_array(c0), Wx, Wh, b, bh, steps,
-                                          reverse)  # fmt: skip
+        h, states, _ = _reference_forward(cell, x, h0, c0, Wx, Wh, b, bh, steps, reverse)
         return tuple(map(torch.from_numpy, (h, *states, np.empty(0, dtype))))
-    steps = None if steps is None else chosen.place.moved(steps)
-    sizes = getattr(chosen.kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)
+    kernels, buffer = chosen.kernels, chosen.buffer
+    kept, scratch, _ = getattr(kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)
     h, h_n = chosen.empty((N, T, H), dtype), chosen.empty((N, H), dtype)
-    reserve, workspace = chosen.buffer(sizes[0], dtype), chosen.buffer(sizes[1], dtype)
-    outputs: tuple[Any, ...] = (h, h_n)
-    _enter(dtype, medium)
-    try:
+    c_n = (chosen.empty((N, H), dtype),) if cell == "lstm" else ()
+    results = (h, h_n, *c_n, buffer(kept, dtype))
+    with _Turn(dtype, medium):
         if cell == "lstm":
-            assert c0 is not None
-            outputs = (h, h_n, chosen.empty((N, H), dtype))
-            chosen.kernels.lstm_forward(
-                x_, h0_, as_array(c0), Wx, Wh, b, steps, reverse, *outputs, reserve, workspace
-            )  # fmt: skip
+            kernels.lstm_forward(x, h0, c0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
         elif cell == "gru":
-            chosen.kernels.gru_forward(x_, h0_, Wx, Wh, b, bh, steps, reverse, h, h_n, reserve, workspace)
+            kernels.gru_forward(x, h0, Wx, Wh, b, bh, steps, reverse, *results, buffer(scratch, dtype))
         else:
-            chosen.kernels.rnn_forward(x_, h0_, Wx, Wh, b, steps, reverse, h, h_n, reserve, workspace)
+            kernels.rnn_forward(x, h0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
         ran(f"{cell}_forward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
-    finally:
-        _leave(dtype, medium)
-    return tuple(_tensor(array) for array in (*outputs, reserve))
+    return tuple([_tensor(array) for array in results])
 
 
 def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(array) if type(array) is np.ndarray else as_tensor(array)
-
-
-def _enter(dtype: np.dtype, medium: bool) -> None:
-    if dtype.itemsize == 4:
-        _precision.enter(medium)
-
-
-def _leave(dtype: np.dtype, medium: bool) -> None:
-    if dtype.itemsize == 4:
-        _precision.leave(medium)
 
 
 def _reference_forward(
@@ -300,94 +317,87 @@ def _backward(
     bias_hh: Tensor | None,
     lengths: Tensor | None,
     reserve: Tensor,
-    reverse: bool,
-    medium: bool,
+    reverse: bool = False,
+    medium: bool = False,
 ) -> tuple[Tensor, ...]:
-    """dx, dh0, (dc0,) dweight_ih, dweight_hh, dbias, and of the GRU dbias_hh."""
-    with torch.no_grad():
-        arguments = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reserve, reverse, medium)
-        if x.device.type == "cuda":
-            with _on_current_stream(x):
-                return _run_backward(cell, dh, dh_n, dc_n, *arguments)
-        return _run_backward(cell, dh, dh_n, dc_n, *arguments)
+    """dx, dh0, of the LSTM dc0, dweight_ih, dweight_hh, dbias, and of the GRU the other bias's."""
+    tensors, gradients = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh), (dh, dh_n, dc_n)
+    if x.is_cuda:
+        with _on_current_stream(x):
+            return _run_backward(cell, gradients, tensors, lengths, reserve, reverse, medium)
+    return _run_backward(cell, gradients, tensors, lengths, reserve, reverse, medium)
 
 
 def _run_backward(
     cell: str,
-    dh: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
+    gradients: tuple[Any, ...],
+    tensors: tuple[Any, ...],
     lengths: Tensor | None,
     reserve: Tensor,
     reverse: bool,
     medium: bool,
 ) -> tuple[Tensor, ...]:
-    x_ = as_array(x)
-    chosen = choose(cell, x_)
-    N, T, D = x_.shape
-    H, dtype, columns = h0.shape[1], x_.dtype, GATES[cell] * h0.shape[1]
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh = _arrays(cell, tensors, lengths)
+    chosen = choose(cell, x)
+    (N, T, D), H, dtype = x.shape, h0.shape[1], x.dtype
+    columns = GATES[cell] * H
     rouse(chosen, 4.0 * N * T * (D + H) * columns)
+    dh, dh_n, dc_n = _gradient_arrays(cell, gradients, tensors[0], H)
     if dh is None:
-        dh = x.new_zeros(()).expand(N, T, H)
-    dh_, dh_n_, dc_n_ = as_array(dh), _optional(dh_n), _optional(dc_n)
-    h0_, steps = as_array(h0), _steps(cell, lengths, T)
-    Wx, Wh = as_array(_to_ours(cell, weight_ih)), as_array(_to_ours(cell, weight_hh))
+        dh = chosen.xp.broadcast_to(chosen.xp.zeros((), dtype), (N, T, H))
+    steps = _steps(cell, lengths, T, chosen)
+    Wx, Wh = _to_ours(cell, weight_ih, chosen.xp), _to_ours(cell, weight_hh, chosen.xp)
     if chosen.is_reference:
-        b, bh = _biases(cell, bias_ih, bias_hh, columns, x)
-        gradients = _reference_backward(chosen, cell, dh_, dh_n_, dc_n_, x_, h0_, _optional(c0), Wx, Wh, b, bh, steps,
-                                        reverse)  # fmt: skip
-        dx, dh0, dWx, dWh, db, *rest = gradients
+        b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen.xp)
+        dx, dh0, dWx, dWh, db, *rest = _reference_backward(
+            cell, dh, dh_n, dc_n, x, h0, c0, Wx, Wh, b, bh, steps, reverse
+        )
     else:
-        if reserve.numel() < _reserve_size(chosen, cell, N, T, D, H, dtype.itemsize):
+        kernels, empty = chosen.kernels, chosen.empty
+        size, _, scratch = getattr(kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)
+        if reserve.shape != (size,) or reserve.dtype != tensors[0].dtype:
             raise RuntimeError(
-                f"torch.ops.fastrnn.{cell}: backend {chosen.column!r} runs backward, but another one ran forward; "
-                f"set one backend for both"
+                f"torch.ops.fastrnn.{cell}_backward: argument 'reserve' must be what forward gave on backend "
+                f"{chosen.column!r}, {size} elements of {dtype}, got {tuple(reserve.shape)} of {reserve.dtype}; was "
+                f"another backend set then?"
             )
-        steps = None if steps is None else chosen.place.moved(steps)
-        size = getattr(chosen.kernels, f"{cell}_buffers")(N, T, D, H, dtype.itemsize)[2]
-        workspace, empty = chosen.buffer(size, dtype), chosen.empty
+        kept, workspace = as_array(reserve), chosen.buffer(scratch, dtype)
         dx, dh0, db = empty((N, T, D), dtype), empty((N, H), dtype), empty((columns,), dtype)
         dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
         rest = [empty((columns,) if cell == "gru" else (N, H), dtype)] if cell != "rnn" else []
-        kept = as_array(reserve)
-        _enter(dtype, medium)
-        try:
+        with _Turn(dtype, medium):
             if cell == "lstm":
-                chosen.kernels.lstm_backward(
-                    dh_, dh_n_, dc_n_, x_, h0_, None, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, rest[0], dWx,
-                    dWh, db,
-                )  # fmt: skip
+                kernels.lstm_backward(
+                    dh, dh_n, dc_n, x, h0, c0, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, *rest, dWx, dWh, db
+                )
             elif cell == "gru":
-                chosen.kernels.gru_backward(
-                    dh_, dh_n_, x_, h0_, Wx, Wh, None, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db, *rest
+                kernels.gru_backward(
+                    dh, dh_n, x, h0, Wx, Wh, bias_hh, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db, *rest
                 )
             else:
-                chosen.kernels.rnn_backward(
-                    dh_, dh_n_, x_, h0_, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db
-                )
+                kernels.rnn_backward(
+                    dh, dh_n, x, h0, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db
+                )  # fmt: skip
             ran(f"{cell}_backward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
-        finally:
-            _leave(dtype, medium)
-    weights = tuple(_to_torch(cell, _tensor(dW)) for dW in (dWx, dWh, db))
-    last = tuple(_tensor(array) for array in rest)
+    weights = [_to_torch(cell, _tensor(dW)) for dW in (dWx, dWh, db)]
+    last = [_tensor(array) for array in rest]
     if cell == "lstm":
+        # The reference gives dc0 last, the kernels where it was put.
         return _tensor(dx), _tensor(dh0), *last, *weights
     return _tensor(dx), _tensor(dh0), *weights, *last
 
 
-def _optional(tensor: Tensor | None) -> Any:
-    return None if tensor is None else as_array(tensor)
+def _gradient_arrays(cell: str, gradients: tuple[Any, ...], x: Tensor, H: int) -> list[Any]:
+    """dh, dh_n and dc_n as arrays, None where there is none."""
+    N, T, _ = x.shape
+    shapes = (("dh", (N, T, H), "N, T, H"), ("dh_n", (N, H), "N, H"), ("dc_n", (N, H), "N, H"))
+    for (name, shape, letters), gradient in zip(shapes, gradients, strict=True):
+        _require(f"{cell}_backward", name, gradient, shape, x, letters)
+    return [None if gradient is None else as_array(gradient) for gradient in gradients]
 
 
 def _reference_backward(
-    chosen: Chosen, cell: str, dh: Any, dh_n: Any, dc_n: Any, x: Any, h0: Any, c0: Any, *rest: Any
+    cell: str, dh: Any, dh_n: Any, dc_n: Any, x: Any, h0: Any, c0: Any, *rest: Any
 ) -> tuple[Any, ...]:
     *_, cache = _reference_forward(cell, x, h0, c0, *rest)
     states = {"dh_n": dh_n, "dc_n": dc_n} if cell == "lstm" else {"dh_n": dh_n}
@@ -575,11 +585,21 @@ def _one_by_one(operation: Any) -> Any:
 _OPERATIONS = {cell: _define(cell)[0] for cell in GATES}
 
 
-def _bare(*tensors: Tensor | None) -> bool:
+def _bare(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether plain tensors in memory are all there is: nobody traces, transforms or records what is called."""
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta") for t in tensors)
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or t.is_meta):
+            return False
+    return True
+
+
+def _wants_gradient(tensors: tuple[Tensor | None, ...]) -> bool:
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return torch.is_grad_enabled()
+    return False
 
 
 def sequence(
@@ -628,16 +648,21 @@ def sequence(
     """
     tensors = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     if not torch.compiler.is_compiling():
-        if forward_ad._current_level >= 0 and any(
-            t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
-        ):
-            raise RuntimeError(
-                f"torch.ops.fastrnn.{cell}: forward-mode differentiation has no kernel; use reverse mode, or {_WAY_AROUND}"
-            )
-        if _bare(*tensors):
-            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(cell, tensors)
+        if _bare(tensors):
+            if _wants_gradient(tensors):
                 return _Sequence.apply(cell, *tensors, lengths, reverse, medium)  # type: ignore[no-any-return]
             return _forward(cell, *tensors, lengths, reverse, medium)[:-1]
     given = tensors if cell == "lstm" else (x, h0, *tensors[3:])
     outputs: tuple[Tensor, ...] = _OPERATIONS[cell](*given, lengths, reverse, medium)[:-1]
     return outputs
+
+
+def _refuse_tangents(cell: str, tensors: tuple[Tensor | None, ...]) -> None:
+    """Without this, tangents would be dropped where no gradient is asked for."""
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError(
+            f"torch.ops.fastrnn.{cell}: forward-mode differentiation (forward_ad, jvp) has no kernel; use reverse mode, "
+            f"or {_WAY_AROUND}"
+        )
