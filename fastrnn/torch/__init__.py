@@ -1,6 +1,7 @@
 """The same kernels for PyTorch: modules that stand in for ``torch.nn``'s, and operations with autograd."""
 
 from fastrnn.torch.cells import GRUCell, LSTMCell, RNNCell
+from fastrnn.torch.convert import Report, convert, revert
 from fastrnn.torch.embedding import Embedding, embedding
 from fastrnn.torch.gram import gram_matrix
 from fastrnn.torch.image_losses import content_loss, style_loss, tv_loss
@@ -16,10 +17,13 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Report",
     "content_loss",
+    "convert",
     "embedding",
     "gram_matrix",
     "last_backend",
+    "revert",
     "style_loss",
     "tv_loss",
     "vocab_cross_entropy",

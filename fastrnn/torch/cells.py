@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .recurrent import sequence
-from .selection import Selection
+from .selection import Selection, autocast
 
 
 class _OneStep(Selection):
@@ -44,13 +44,16 @@ class _OneStep(Selection):
         """
         if not self._chosen(input):
             return self._peer.forward(self, input, hx)
-        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]  # type: ignore[attr-defined]
+        weights: list[Any] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]  # type: ignore[attr-defined]
         lstm = self._cell == "lstm"
-        states = (None, None) if hx is None else tuple(hx) if lstm else (hx, None)
+        if lstm and hx is not None and len(hx) != 2:
+            raise ValueError(f"{type(self).__name__}: argument 'hx' must be a tuple (h_0, c_0), got {len(hx)} tensors")
+        states: tuple[Any, ...] = (None, None) if hx is None else tuple(hx) if lstm else (hx, None)
         self._check(input, states)
-        h0, c0 = states
-        compute, medium, kind = self._precisions(weights[0], input.dtype if h0 is None else h0.dtype)
-        x = input.unsqueeze(0) if input.dim() == 1 else input
+        compute, medium, kind = self._precisions(weights[0], input.dtype if hx is None else states[0].dtype)
+        x: Any = input.unsqueeze(0) if input.dim() == 1 else input
+        h0: Any = states[0]
+        c0: Any = states[1]
         if h0 is None:
             h0 = torch.zeros((x.shape[0], weights[1].shape[1]), dtype=compute, device=x.device)
             c0 = h0 if lstm else None
@@ -58,7 +61,10 @@ class _OneStep(Selection):
             h0, c0 = h0.unsqueeze(0), None if c0 is None else c0.unsqueeze(0)
         if input.dtype != compute or weights[0].dtype != compute or h0.dtype != compute:
             x, h0, c0, *weights = (t if t is None else t.to(compute) for t in (x, h0, c0, *weights))
-        results = sequence(self._cell, x.unsqueeze(1), h0, c0, *weights, None, False, medium)[1:]
+        weight_ih, weight_hh, bias_ih, bias_hh = weights
+        results = sequence(
+            self._cell, x.unsqueeze(1), h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, medium=medium
+        )[1:]  # fmt: skip
         if kind != compute:
             results = tuple(result.to(kind) for result in results)
         if input.dim() == 1:
@@ -79,7 +85,7 @@ class _OneStep(Selection):
             if state is not None and state.shape != expected:
                 raise RuntimeError(f"{name}: {letter}_0 must have shape {expected}, got {tuple(state.shape)}")
         dtype = self._some_weight().dtype
-        if not torch.is_autocast_enabled(input.device.type):
+        if not autocast(input.device.type):
             for what, given in (("input", input), ("h_0", states[0]), ("c_0", states[1])):
                 if given is not None and given.dtype != dtype:
                     raise RuntimeError(f"{name}: {what} must have the dtype of the weights, {dtype}, got {given.dtype}")

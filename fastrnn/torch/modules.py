@@ -1,7 +1,7 @@
 """``RNN``, ``LSTM`` and ``GRU`` of ``torch.nn`` over fastrnn's kernels.
 
-They derive from `torch.nn.RNNBase`, as ``torch.nn.LSTM`` does, and not from that: ``torch.compile(fullgraph=True)`` turns
-down every instance of ``torch.nn.RNN``, ``LSTM`` and ``GRU``, whatever its forward does. So ``isinstance(module,
+They derive from `torch.nn.RNNBase`, as ``torch.nn.LSTM`` does, and not from that: ``torch.compile(fullgraph=True)``
+turns down every instance of ``torch.nn.RNN``, ``LSTM`` and ``GRU``, whatever its forward does. So ``isinstance(module,
 torch.nn.RNNBase)`` holds, ``isinstance(module, torch.nn.LSTM)`` does not. Parameters, their names, ``state_dict``,
 initialisation and checks are RNNBase's own.
 """
@@ -31,7 +31,7 @@ class _Layers(Selection, nn.RNNBase):
         return "option nonlinearity='relu'" if self.mode == "RNN_RELU" else ""
 
     def _some_weight(self) -> Tensor:
-        weight: Tensor = self.weight_ih_l0
+        weight: Any = self.weight_ih_l0
         return weight
 
     def forward(self, input: Any, hx: Any = None) -> Any:
@@ -55,7 +55,8 @@ class _Layers(Selection, nn.RNNBase):
         if not self._chosen(input.data if packed else input):
             return self._peer.forward(self, input, hx)
         lstm = self._cell == "lstm"
-        batch_sizes = sorted_indices = unsorted_indices = None
+        batch_sizes: Any = None
+        sorted_indices = unsorted_indices = None
         batched = True
         if packed:
             data, batch_sizes, sorted_indices, unsorted_indices = input
@@ -68,14 +69,18 @@ class _Layers(Selection, nn.RNNBase):
                 data = data.unsqueeze(0 if self.batch_first else 1)
                 if hx is not None:
                     hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if lstm else hx.unsqueeze(1)
+        weight = self._some_weight()
         if hx is None:
-            self.check_input(data, batch_sizes)
             given = data.dtype
+            if data.dtype != weight.dtype or data.shape[-1] != self.input_size:
+                self._update_flat_weights()
+                self.check_input(data, batch_sizes)
         else:
-            self.check_forward_args(data, hx, batch_sizes)
             given = hx[0].dtype if lstm else hx.dtype
-        compute, medium, kind = self._precisions(self._some_weight(), given)
-        lengths = None
+            self._update_flat_weights()
+            self.check_forward_args(data, hx, batch_sizes)
+        compute, medium, kind = self._precisions(weight, given)
+        lengths: Any = None
         if packed:
             x, lengths = _VF._pad_packed_sequence(data, batch_sizes, True, 0.0, batch_sizes.numel())
         else:
@@ -88,7 +93,8 @@ class _Layers(Selection, nn.RNNBase):
         if packed:
             data, _ = _VF._pack_padded_sequence(x, lengths, True)
             output: Any = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-            return output, self.permute_hidden((h, c) if lstm else h, unsorted_indices)
+            last: Any = (h, c) if lstm else h
+            return output, self.permute_hidden(last, unsorted_indices)
         # torch.nn's output is contiguous where time comes first, and programs call view() on it.
         output = x if self.batch_first else x.transpose(0, 1).contiguous()
         if not batched:
@@ -102,27 +108,33 @@ class _Layers(Selection, nn.RNNBase):
         if hx is None:
             zeros = [torch.zeros((x.shape[0], self.hidden_size), dtype=x.dtype, device=x.device)] * count
             return zeros, zeros if lstm else [None] * count
-        h0, c0 = hx if lstm else (hx, None)
-        return h0.to(x.dtype).unbind(), c0.to(x.dtype).unbind() if lstm else [None] * count
+        if not lstm:
+            return hx.to(x.dtype).unbind(), [None] * count
+        return hx[0].to(x.dtype).unbind(), hx[1].to(x.dtype).unbind()
 
     def _run(
         self, x: Tensor, states: tuple[Any, Any], lengths: Any, batch_sizes: Any, medium: bool
     ) -> tuple[Tensor, Tensor, Any]:
         """All layers and directions over x (N, T, D)."""
-        h_n, c_n, outputs = [], [], []
+        h_n: list[Tensor] = []
+        c_n: list[Tensor] = []
+        outputs: list[Tensor] = []
         directions = 2 if self.bidirectional else 1
         for at, names in enumerate(self._all_weights):
             if at and at % directions == 0:
                 x, outputs = outputs[0] if directions == 1 else torch.cat(outputs, 2), []
                 if self.dropout and self.training:
                     x = self._drop(x, batch_sizes)
-            weights = [getattr(self, name) for name in names]
+            weights: list[Any] = [getattr(self, name) for name in names]
             if weights[0].dtype != x.dtype:
                 weights = [weight.to(x.dtype) for weight in weights]
             if not self.bias:
                 weights += [None, None]
-            h0, c0 = states[0][at], states[1][at]
-            output, *last = sequence(self._cell, x, h0, c0, *weights, lengths, at % directions == 1, medium)
+            weight_ih, weight_hh, bias_ih, bias_hh = weights
+            h0, c0, reverse = states[0][at], states[1][at], at % directions == 1
+            output, *last = sequence(
+                self._cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium
+            )
             outputs.append(output)
             h_n.append(last[0])
             c_n.extend(last[1:])
@@ -238,8 +250,8 @@ class LSTM(_Layers):
     _cell = "lstm"
     _peer = nn.LSTM
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args
-    permute_hidden = nn.LSTM.permute_hidden
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    permute_hidden: Any = nn.LSTM.permute_hidden
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)

@@ -31,6 +31,7 @@ from .tensors import as_array, as_tensor
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 _DTYPES = (torch.float32, torch.float64)
 _ARRAY_DTYPES = (np.float32, np.float64)
+_SMALL = 1 << 16
 _PLAIN = (Tensor, torch.nn.Parameter)
 _WAY_AROUND = "set backend = 'torch' on the module (or fastrnn.torch.revert the model), which then runs torch.nn"
 
@@ -220,7 +221,8 @@ def _arrays(cell: str, tensors: tuple[Any, ...], lengths: Tensor | None) -> list
                 return arrays
         except (TypeError, ValueError, RuntimeError, IndexError):
             pass  # what is wrong is said below
-    _check(cell, *tensors, lengths)
+    x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh = tensors
+    _check(cell, x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
     return [None if t is None else as_array(t) for t in tensors]
 
 
@@ -250,17 +252,18 @@ def _forward(
     lengths: Tensor | None = None,
     reverse: bool = False,
     medium: bool = False,
+    repeatable: bool = False,
 ) -> tuple[Tensor, ...]:
     """output (N, T, H), h_n, of the LSTM c_n (N, H), and what backward needs."""
     tensors = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     if x.is_cuda:
         with _on_current_stream(x):
-            return _run(cell, tensors, lengths, reverse, medium)
-    return _run(cell, tensors, lengths, reverse, medium)
+            return _run(cell, tensors, lengths, reverse, medium, repeatable)
+    return _run(cell, tensors, lengths, reverse, medium, repeatable)
 
 
 def _run(
-    cell: str, tensors: tuple[Any, ...], lengths: Tensor | None, reverse: bool, medium: bool
+    cell: str, tensors: tuple[Any, ...], lengths: Tensor | None, reverse: bool, medium: bool, repeatable: bool
 ) -> tuple[Tensor, ...]:
     x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh = _arrays(cell, tensors, lengths)
     chosen = choose(cell, x)
@@ -278,6 +281,8 @@ def _run(
     h, h_n = chosen.empty((N, T, H), dtype), chosen.empty((N, H), dtype)
     c_n = (chosen.empty((N, H), dtype),) if cell == "lstm" else ()
     results = (h, h_n, *c_n, buffer(kept, dtype))
+    if repeatable and _to_be_filled(kept):
+        results[-1].fill(0)
     with _Turn(dtype, medium):
         if cell == "lstm":
             kernels.lstm_forward(x, h0, c0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
@@ -287,6 +292,16 @@ def _run(
             kernels.rnn_forward(x, h0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
         ran(f"{cell}_forward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
     return tuple([_tensor(array) for array in results])
+
+
+def _to_be_filled(count: int) -> bool:
+    """Whether the padding of a reserve, which no kernel writes, shall be the same from call to call.
+
+    Where `torch.library` sees it, it is a result, and compared like one. Clearing a large one takes a pass over memory
+    that no gradient needs: that is left out unless deterministic algorithms were asked for.
+    """
+    asked = torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return count <= _SMALL or bool(asked)
 
 
 def _tensor(array: Any) -> Tensor:
@@ -423,35 +438,81 @@ def _no_double_backward(cell: str) -> RuntimeError:
     )
 
 
+def _no_forward_mode(cell: str) -> RuntimeError:
+    return RuntimeError(
+        f"torch.ops.fastrnn.{cell}: forward-mode differentiation (forward_ad, torch.func.jvp) has no kernel; use "
+        f"reverse mode, or {_WAY_AROUND}"
+    )
+
+
+def _slice_by_slice(call: Any) -> Any:
+    """The rule for vmap: a call for each slice, since weights of their own rule out one call for all."""
+
+    def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        results = [
+            call(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
 class _Sequence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, cell: str, x: Tensor, h0: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-        weight_ih, weight_hh, bias_ih, bias_hh, lengths, reverse, medium = rest
-        *outputs, reserve = _forward(cell, x, h0, c0, *rest)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, lengths, reserve)
-        ctx.options = cell, reverse, medium
-        return tuple(outputs)
+    """Outputs, states and reserve. Its parts are apart, as torch.func wants them."""
 
     @staticmethod
-    def backward(ctx: Any, dh: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None) -> Any:
+    def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+        return _forward(cell, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        cell, *tensors, reverse, medium = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[-1])
+        ctx.save_for_backward(*tensors, output[-1])
+        ctx.options = cell, reverse, medium
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dh_n: Tensor | None, *others: Tensor | None) -> Any:
         cell, reverse, medium = ctx.options
+        dc_n = others[0] if cell == "lstm" else None
         arguments = (cell, dh, dh_n, dc_n, *ctx.saved_tensors, reverse, medium)
         gradients = _SequenceBackward.apply(*arguments) if torch.is_grad_enabled() else _backward(*arguments)
         return None, *_by_argument(cell, gradients, ctx.needs_input_grad[1:8]), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise _no_forward_mode("sequence")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _slice_by_slice(_Sequence.apply)(info, in_dims, *arguments)
 
 
 class _SequenceBackward(torch.autograd.Function):
     """Gradients that are themselves part of a graph; only to say, when that is run, that there is no kernel for it."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, *arguments: Any) -> tuple[Tensor, ...]:
-        ctx.cell = cell
+    def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         return _backward(cell, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.cell = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise _no_double_backward(ctx.cell)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise _no_double_backward("sequence")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _slice_by_slice(_SequenceBackward.apply)(info, in_dims, *arguments)
 
 
 def _by_argument(cell: str, gradients: Any, needed: Any) -> tuple[Tensor | None, ...]:
@@ -485,7 +546,8 @@ def _define(cell: str) -> tuple[Any, Any]:
         return (*head, None, *x_h0, None, *tail) if before else (*x_h0, None, *tail)
 
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return _forward(cell, *spread(arguments, 0))
+        call: Any = _forward
+        return call(cell, *spread(arguments, 0), repeatable=True)
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
         return _backward(cell, *spread(arguments, 2))
@@ -553,7 +615,7 @@ def _define(cell: str) -> tuple[Any, Any]:
     operation.register_autograd(differentiate, setup_context=setup_context)
     operation_backward.register_autograd(refuse)
     for each in (operation, operation_backward):
-        each.register_vmap(_one_by_one(each))
+        each.register_vmap(_slice_by_slice(each))
     return operation, operation_backward
 
 
@@ -564,30 +626,12 @@ class _OnDevice:
         return 2, 0
 
 
-def _one_by_one(operation: Any) -> Any:
-    """The rule for vmap: a call for each slice, since weights of their own rule out one call for all."""
-
-    def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        slices = [
-            tuple(
-                argument if dim is None else argument.select(dim, i)
-                for argument, dim in zip(arguments, in_dims, strict=True)
-            )
-            for i in range(info.batch_size)
-        ]
-        results = [operation(*each) for each in slices]
-        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
-
-    return rule
-
-
 _OPERATIONS = {cell: _define(cell)[0] for cell in GATES}
 
 
 def _bare(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether plain tensors in memory are all there is: nobody traces, transforms or records what is called."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
+    """Whether plain tensors with memory are all there is, and nobody records what is called."""
+    if torch._C._len_torch_dispatch_stack():
         return False
     for t in tensors:
         if t is not None and (type(t) not in _PLAIN or t.is_meta):
@@ -651,8 +695,9 @@ def sequence(
         if forward_ad._current_level >= 0:
             _refuse_tangents(cell, tensors)
         if _bare(tensors):
-            if _wants_gradient(tensors):
-                return _Sequence.apply(cell, *tensors, lengths, reverse, medium)  # type: ignore[no-any-return]
+            # Under a transformation of torch.func, plain tensors can be wrappers.
+            if _wants_gradient(tensors) or torch._C._functorch.peek_interpreter_stack() is not None:
+                return _Sequence.apply(cell, *tensors, lengths, reverse, medium)[:-1]
             return _forward(cell, *tensors, lengths, reverse, medium)[:-1]
     given = tensors if cell == "lstm" else (x, h0, *tensors[3:])
     outputs: tuple[Tensor, ...] = _OPERATIONS[cell](*given, lengths, reverse, medium)[:-1]
@@ -662,7 +707,4 @@ def sequence(
 def _refuse_tangents(cell: str, tensors: tuple[Tensor | None, ...]) -> None:
     """Without this, tangents would be dropped where no gradient is asked for."""
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise RuntimeError(
-            f"torch.ops.fastrnn.{cell}: forward-mode differentiation (forward_ad, jvp) has no kernel; use reverse mode, "
-            f"or {_WAY_AROUND}"
-        )
+        raise _no_forward_mode(cell)

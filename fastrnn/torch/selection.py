@@ -12,6 +12,7 @@ import fastrnn
 from fastrnn.backend import LastBackend
 
 BACKENDS = ("auto", "fastrnn", "torch")
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _local = threading.local()
 
 
@@ -123,7 +124,7 @@ class Selection:
         device = weight.device.type
         if weight.dtype == torch.float64:
             return torch.float64, False, torch.float64
-        if torch.is_autocast_enabled(device):
+        if autocast(device):
             keeps = self._keeps_state_dtype and device == "cpu"
             return torch.float32, True, state if keeps else torch.bfloat16
         return torch.float32, weight.dtype == torch.bfloat16, weight.dtype
@@ -131,11 +132,18 @@ class Selection:
 
 def _input_lack(x: Tensor) -> str:
     device = x.device.type
-    if x.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+    if x.dtype not in _DTYPES:
         return f"dtype {str(x.dtype).removeprefix('torch.')}"
+    if device not in ("cpu", "cuda"):
+        return "" if device == "meta" else f"device {device}"
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != torch.bfloat16:
         return f"autocast to {str(torch.get_autocast_dtype(device)).removeprefix('torch.')}"
     if device == "cuda" and not torch.compiler.is_compiling():
         why = fastrnn.backend_status()["cuda"]
         return f"device cuda ({why})" if why else ""
-    return "" if device in ("cpu", "cuda", "meta") else f"device {device}"
+    return ""
+
+
+def autocast(device: str) -> bool:
+    """Whether autocast is on for a type of device; False for one that knows none."""
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
