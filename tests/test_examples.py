@@ -49,7 +49,7 @@ def test_the_language_model_is_the_same_after_the_swap(language_model, capsys):
     assert type(before.model.lstm).__module__.startswith("torch.nn")
     for training in ways.values():
         assert type(training.model.lstm).__module__ == "fastrnn.torch.modules"
-        np.testing.assert_allclose(training.losses, before.losses, rtol=1e-5)
+        np.testing.assert_allclose(training.losses, before.losses, rtol=1e-6)
     out = capsys.readouterr().out
     assert out.count("times as fast") == 2 and out.count("epoch 3: ") == 3
 
@@ -60,7 +60,7 @@ def test_the_language_model_sees_a_wrong_layer(language_model, monkeypatch):
     before = language_model.main(["--epochs", "1", *SMALL[:-2]])
     monkeypatch.setattr(language_model.LanguageModel, "forward", lambda self, ids, state: right(self, ids, None))
     after = language_model.main(["--epochs", "1", *SMALL[:-2], "--convert"])
-    assert not np.allclose(after.losses, before.losses, rtol=1e-5)
+    assert not np.allclose(after.losses, before.losses, rtol=1e-6)
 
 
 def test_the_language_model_prints_its_epochs(language_model, capsys):
