@@ -430,7 +430,7 @@ def test_openmp_threads_are_let_go_and_come_back():
     x = draw(200, 300, grad=False)
     expected = x @ x.T
     for _ in range(3):
-        pause_openmp()
+        pause_openmp(x)
         assert torch.equal(x @ x.T, expected) and torch.get_num_threads() == torch.get_num_threads()
 
 

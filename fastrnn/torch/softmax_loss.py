@@ -154,6 +154,7 @@ def _vocab_cross_entropy(
     if not gradients:
         if count < len(rows):
             rows, flat = rows[counts], flat[counts]
+        pause_openmp(h)
         with stream_of(h):
             loss = _loss_alone(rows, W, b, flat) / divisor
         nothing = (torch.empty(0, dtype=made, device=h.device) for _ in range(3))
@@ -163,8 +164,7 @@ def _vocab_cross_entropy(
     # The kernel divides by the number of sequences: as many as there are positions, or one.
     all_count = mean and count == len(rows)
     shape = (count, 1) if all_count else (1, len(rows))
-    if h.device.type == "cpu":
-        pause_openmp()
+    pause_openmp(h)
     with stream_of(h):
         loss, *made_gradients = fastrnn.vocab_softmax_loss(
             as_array(rows.reshape(*shape, H)),
