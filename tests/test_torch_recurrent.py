@@ -264,6 +264,8 @@ def test_unbatched_sorted_and_strided_inputs(name):
             torch.testing.assert_close(b, a)
     out, _ = ours(numbers((T, N, D), 0, torch.float32))
     out.view(T * N, 2 * H)  # as torch.nn's can be
+    for module in (getattr(ft, name)(D, H), getattr(ft, name)(D, H, 2)):
+        assert module(numbers((T, N, D), 0, torch.float32))[0].is_contiguous()
 
 
 @pytest.mark.parametrize("packed", (False, True))
@@ -345,7 +347,7 @@ def test_bad_input_gets_the_errors_of_torch_nn():
     with pytest.raises(ValueError, match="nonlinearity"):
         ft.RNN(D, H, nonlinearity="sine")
     for name in CELLS:
-        ours = getattr(ft, name)(D, H)
+        ours = getattr(ft, name)(D, H, backend="fastrnn")
         with pytest.raises(RuntimeError, match="input_size"):
             ours(torch.zeros(N, D + 1))
         with pytest.raises(ValueError, match="1D or 2D"):
@@ -390,6 +392,10 @@ def test_what_has_no_kernel_runs_on_torch_nn_and_says_so():
     assert ours.runs_on == "fastrnn"
     ours(torch.zeros(T, N, D))
     assert ft.last_backend() == fastrnn.last_backend() and fastrnn.last_backend().function == "gru_forward"
+    cell = ft.GRUCell(D, H)  # where the choice is free, and torch.nn is faster
+    cell(torch.zeros(N, D))
+    assert ft.last_backend() == "torch" and ft.last_backend().reason in cell.runs_on
+    assert repr(cell) == repr(torch.nn.GRUCell(D, H))
     ours.backend = "torch"
     ours(torch.zeros(T, N, D))
     assert ft.last_backend() == "torch" and "backend='torch'" in repr(ours)
@@ -433,7 +439,10 @@ def test_operations_pass_opcheck(cell):
     lengths = torch.tensor(LENGTHS)
     for bias, more in itertools.product((True, False), ((), (lengths, True, False))):
         torch.library.opcheck(getattr(torch.ops.fastrnn, cell).default, (*arguments(cell, bias=bias), *more))
-    given = arguments(cell, torch.float32, requires_grad=False)
+    x, *rest = arguments(cell)
+    time_first = x.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    torch.library.opcheck(getattr(torch.ops.fastrnn, cell).default, (time_first, *rest))
+    given = [time_first.float(), *arguments(cell, torch.float32, requires_grad=False)[1:]]
     *out, reserve = getattr(torch.ops.fastrnn, cell)(*given)
     backward = getattr(torch.ops.fastrnn, f"{cell}_backward").default
     torch.library.opcheck(backward, (*map(torch.ones_like, out), *given, None, reserve))
@@ -521,7 +530,8 @@ def assert_compiled_alike(module, compiled, x):
 def test_compile_without_graph_breaks(name):
     torch.compiler.reset()
     layers = name in LAYERS
-    module = getattr(ft, name)(D, H, *((2,) if layers else ()), **({"bidirectional": True} if layers else {}))
+    options = {"num_layers": 2, "bidirectional": True} if layers else {}
+    module = getattr(ft, name)(D, H, **options, backend="fastrnn")
     # Inductor needs a C++ compiler and some seconds: "aot_eager" traces forward and backward as it does.
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     assert_compiled_alike(module, compiled, numbers((T, N, D) if layers else (N, D), 0, torch.float32))

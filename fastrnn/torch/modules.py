@@ -122,7 +122,7 @@ class _Layers(Selection, nn.RNNBase):
         directions = 2 if self.bidirectional else 1
         for at, names in enumerate(self._all_weights):
             if at and at % directions == 0:
-                x, outputs = outputs[0] if directions == 1 else torch.cat(outputs, 2), []
+                x, outputs = self._joined(outputs), []
                 if self.dropout and self.training:
                     x = self._drop(x, batch_sizes)
             weights: list[Any] = [getattr(self, name) for name in names]
@@ -138,10 +138,18 @@ class _Layers(Selection, nn.RNNBase):
             outputs.append(output)
             h_n.append(last[0])
             c_n.extend(last[1:])
-        x = outputs[0] if directions == 1 else torch.cat(outputs, 2)
+        x = self._joined(outputs)
         if len(h_n) == 1:
             return x, h_n[0].unsqueeze(0), c_n[0].unsqueeze(0) if c_n else None
         return x, torch.stack(h_n), torch.stack(c_n) if c_n else None
+
+    def _joined(self, outputs: list[Tensor]) -> Tensor:
+        """Outputs of a layer's directions, side by side, in the layout that they have."""
+        if len(outputs) == 1:
+            return outputs[0]
+        if self.batch_first:
+            return torch.cat(outputs, 2)
+        return torch.cat([output.transpose(0, 1) for output in outputs], 2).transpose(0, 1)
 
     def _drop(self, x: Tensor, batch_sizes: Tensor | None) -> Tensor:
         """Dropout, with the mask that torch.nn draws from the same state of the generator: time first, or packed."""

@@ -55,6 +55,7 @@ class Selection:
     _cell: str
     _peer: Any  # the class of torch.nn
     _keeps_state_dtype = False
+    _slower = ""  # why torch.nn serves better on the CPU, where the choice is free
     _backend = "auto"
 
     @property
@@ -84,7 +85,8 @@ class Selection:
         text: str = super().extra_repr()  # type: ignore[misc]
         if self.backend != "auto":
             text += f", backend={self.backend!r}"
-        return text if self.runs_on == "fastrnn" else f"{text}, runs_on={self.runs_on!r}"
+        lack = self._lack() or _input_lack(self._some_weight())
+        return f"{text}, runs_on={self.runs_on!r}" if lack else text
 
     def _lack(self) -> str:
         """The option of the module for which there is no kernel; empty if there is none."""
@@ -104,7 +106,8 @@ class Selection:
         """Why torch.nn has to run an input like `x`; empty if fastrnn can."""
         if self.backend == "torch":
             return "backend='torch' is set"
-        return self._lack() or _input_lack(x)
+        lack = self._lack() or _input_lack(x)
+        return lack or (self._slower if self.backend == "auto" and x.device.type == "cpu" else "")
 
     def _chosen(self, x: Tensor) -> bool:
         """Whether fastrnn's kernels run this input; torch.nn has to otherwise."""
