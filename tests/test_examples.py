@@ -47,11 +47,13 @@ def test_the_language_model_is_the_same_after_the_swap(language_model, capsys):
     before, ways = language_model.main(["--compare", *SMALL])
     assert before.losses[-1] < before.losses[0]
     assert type(before.model.lstm).__module__.startswith("torch.nn")
+    control = ways.pop("torch.nn, last bit off")
+    assert type(control.model.lstm) is type(before.model.lstm) and control.losses != before.losses
     for training in ways.values():
         assert type(training.model.lstm).__module__ == "fastrnn.torch.modules"
         np.testing.assert_allclose(training.losses, before.losses, rtol=1e-6)
     out = capsys.readouterr().out
-    assert out.count("times as fast") == 2 and out.count("epoch 3: ") == 3
+    assert out.count("times as fast") == 3 and out.count("epoch 3: ") == 4
 
 
 def test_the_language_model_sees_a_wrong_layer(language_model, monkeypatch):

@@ -93,9 +93,8 @@ def pause_openmp(tensor: torch.Tensor) -> None:
     """Before a kernel that takes milliseconds, on a tensor on the CPU, let go of this thread's idle OpenMP threads.
 
     After each parallel operation of PyTorch they spin for some milliseconds on the cores that the kernel wants: a call
-    of 7 ms took 14 on two cores. To let go of them, and to start them again when
-    they are needed, takes 0.1 ms. ``OMP_WAIT_POLICY=passive`` in
-    the environment keeps them from spinning at all.
+    of 7 ms took 14 on two cores. To let go of them, and to start them again when they are needed, takes 0.1 ms.
+    ``OMP_WAIT_POLICY=passive`` in the environment keeps them from spinning at all.
     """
     if _pause is not None and tensor.device.type == "cpu" and torch.get_num_threads() > 1:
         _pause(_SOFT)
