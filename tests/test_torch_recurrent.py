@@ -266,6 +266,7 @@ def test_unbatched_sorted_and_strided_inputs(name):
     out.view(T * N, 2 * H)  # as torch.nn's can be
     for module in (getattr(ft, name)(D, H), getattr(ft, name)(D, H, 2)):
         assert module(numbers((T, N, D), 0, torch.float32))[0].is_contiguous()
+        assert module(numbers((N, T, D), 0, torch.float32).transpose(0, 1))[0].is_contiguous()
 
 
 @pytest.mark.parametrize("packed", (False, True))
@@ -357,6 +358,11 @@ def test_bad_input_gets_the_errors_of_torch_nn():
             ours(torch.zeros(N, D), (state, state) if name == "LSTMCell" else state)
         with pytest.raises(RuntimeError, match="dtype"):
             ours(torch.zeros(N, D, dtype=torch.float64))
+    state = torch.zeros(1, N, H)
+    with pytest.raises(ValueError, match="LSTM: argument 'hx' must be a tuple .h_0, c_0., got 3 tensors"):
+        ft.LSTM(D, H)(x, (state, state, state))
+    with pytest.raises(ValueError, match="LSTMCell: argument 'hx' must be a tuple .h_0, c_0., got 3 tensors"):
+        ft.LSTMCell(D, H, backend="fastrnn")(x[0], (state[0], state[0], state[0]))
 
 
 # ---- which kernels run -----------------------------------------------------------------------------------------------
