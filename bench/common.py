@@ -53,6 +53,10 @@ class Benchmark:
         Axis of the steps that are done one after another, whose time is told beside the whole.
     stays : tuple of str
         Inputs that stay in the computer's memory where the others are on a GPU; ``("*",)``: all.
+    ours : callable, optional
+        What stands for our library where that is not its functions, as `peers` are given; `run` is the oracle's alone.
+    memory : bool
+        Whether the peak of the memory that a call takes is told, too.
     """
 
     kernel: str
@@ -68,6 +72,8 @@ class Benchmark:
     calls: int = 1
     steps: str = ""
     stays: tuple[str, ...] = ()
+    ours: Peer | None = None
+    memory: bool = False
 
 
 def rng() -> np.random.Generator:

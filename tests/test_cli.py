@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -356,8 +357,9 @@ def test_a_name_is_that_of_a_kernel_or_of_a_row():
     assert kernels("embedding") == ["word_embedding", "word_embedding_out", "word_embedding_sparse"]
     assert kernels("adam,gru") == ["gru", "adam"]
     assert kernels("image_losses") == ["content_loss", "tv_loss"]
-    assert kernels() == list(BENCHMARKS) and kernels()[-1] == "captioner"
-    assert {row for row, _ in BENCHMARKS.values()} == {*conformance.CASES, "captioner"}
+    assert kernels("torch")[:3] == ["torch_lstm", "torch_gru", "torch_rnn"] and kernels("torch_rnn") == ["torch_rnn"]
+    assert kernels() == list(BENCHMARKS) and "captioner" in kernels()
+    assert {row for row, _ in BENCHMARKS.values()} == {*conformance.CASES, "captioner", "torch"}
 
 
 @pytest.mark.parametrize("kernel", BENCHMARKS)
@@ -427,6 +429,26 @@ def test_the_recorded_rows_have_these_columns():
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == bench_tables.COLUMNS
     assert {row["precision"] for row in rows} <= set(bench_timing.EPS)
+
+
+def test_without_pytorch_its_modules_are_not_timed(monkeypatch):
+    monkeypatch.setattr(bench_command, "_missing", lambda module, reason: reason)
+    one_line_error(run("bench", "torch"), "'torch' cannot be timed here", "pip install torch")
+    one_line_error(run("bench", "torch_gru"), "'torch' cannot be timed here")
+    assert "torch" not in {row for row, _ in bench_command._benchmarks(None)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_memory_is_told_and_not_recorded(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "results.csv"
+    arguments = ("torch_vocab_cross_entropy", *FAST, "--peers", "torch", "--shape", "16,32,64,4000", "--record", path)
+    rows, output = rows_of(*arguments, path=tmp_path / "rows.json")
+    memory = {row["provider"]: row["memory_mb"] for row in rows}
+    assert "extra MB" in output and 2 * 16 * 32 * 4000 * 4 / 1e6 < memory["torch"]
+    assert 64 * 4000 * 4 / 1e6 < memory[rows[0]["provider"]] < memory["torch"] / 2
+    with path.open(newline="") as file:
+        assert "memory_mb" not in next(csv.DictReader(file))
 
 
 def test_foreign_tables_are_not_appended_to(tmp_path):

@@ -24,6 +24,29 @@ def test_the_code_of_the_readme_runs(capsys):
     assert names["dWx"].shape == (256, 2048) and names["dh0"].shape == (25, 512)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_the_code_of_the_documents_runs(path, monkeypatch):
+    """All blocks of a document, one after another, as a reader would run them."""
+    pytest.importorskip(path.stem, reason=f"{path.stem} is not installed")
+    monkeypatch.chdir(ROOT)
+    threads = fastrnn.get_num_threads()
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    assert blocks
+    names: dict = {}
+    try:
+        for block in blocks:
+            exec(compile(block, path.name, "exec"), names)
+    finally:
+        fastrnn.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_what_the_documents_link_to_is_there(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert links and all((path.parent / link).exists() for link in links)
+
+
 def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"(?:^    |`)make ([a-z-]+)", README + CONTRIBUTING, re.MULTILINE))

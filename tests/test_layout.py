@@ -42,7 +42,7 @@ GRID = {
     "bench": (
         "bench",
         "bench_{}.py",
-        {"__init__.py", "bench_captioner.py", "common.py", "recurrent.py", "update_readme.py"},
+        {"__init__.py", "bench_captioner.py", "bench_torch.py", "common.py", "recurrent.py", "update_readme.py"},
     ),
     "tests": ("tests", "test_{}.py", {"fake_device.py", "harness.py", "recurrent.py"}),
 }

@@ -25,7 +25,7 @@ from fastrnn.cli.bench_timing import Group, Job, Settings, measure
 PEERS = ("numpy", "numba", "torch", "onnxruntime")
 MODES = ("forward", "backward", "both")
 # Benchmarks of whole systems, which are no operations.
-SYSTEMS = ("captioner",)
+SYSTEMS = ("captioner", "torch")
 
 # From where to where `--sweep` goes; other axes are sizes of vectors.
 RANGES = {"N": (1, 128), "T": (1, 128), "K": (1_000, 10_000_000)}
@@ -38,7 +38,7 @@ def bench(
         typer.Argument(
             metavar="[OP]...",
             help=f"Of {', '.join((*conformance.CASES, *SYSTEMS))}; or one kernel of an operation, as tables name it: "
-            "lstm_lengths, adam. Default: all.",
+            "lstm_lengths, adam, torch_lstm. Default: all.",
         ),
     ] = None,
     shape: Annotated[
@@ -111,7 +111,7 @@ def bench(
     sweeps: list[tuple[Group, list[dict[str, Any]]]] = []
     wrong, interrupted, told = False, False, set()
     console = common.console()
-    with _same_conditions(threads, precision, wanted, ours):
+    with same_conditions(threads, precision, wanted, ours):
         settings = Settings(
             ours,
             wanted,
@@ -192,15 +192,20 @@ def _bench_package() -> ModuleType:
 
 def _benchmarks(given: list[str] | None) -> list[tuple[str, Any]]:
     """Rows with their benchmarks. A name is that of a kernel, or of a row: then all of its kernels are meant."""
-    there = [(row, benchmark) for row in (*conformance.CASES, *SYSTEMS) for benchmark in load(row)]
+    without = _missing("torch", "its modules need PyTorch (pip install torch)")
+    rows = [row for row in (*conformance.CASES, *SYSTEMS) if given or not (row == "torch" and without)]
+    there = [(row, benchmark) for row in rows for benchmark in load(row)]
     kernels = [benchmark.kernel for _, benchmark in there]
-    known = dict.fromkeys([*conformance.CASES, *SYSTEMS, *kernels])
+    known = dict.fromkeys([*rows, *kernels])
     names = common.chosen(given, list(known), "operation")
-    return [
+    found = [
         (row, benchmark)
         for row, benchmark in there
         if benchmark.kernel in names or (row in names and row not in kernels)
     ]
+    if without and any(row == "torch" for row, _ in found):
+        common.fail(f"'torch' cannot be timed here: {without}")
+    return found
 
 
 def _groups(
@@ -340,7 +345,7 @@ def _check_files(as_json: Path | None, plot: Path | None, record: Path | None) -
 
 
 @contextmanager
-def _same_conditions(threads: int | None, precision: str | None, peers: tuple[str, ...], ours: str) -> Iterator[None]:
+def same_conditions(threads: int | None, precision: str | None, peers: tuple[str, ...], ours: str) -> Iterator[None]:
     """Everybody at the same number of threads, NumPy's BLAS, OpenMP and PyTorch too; ours at that precision.
 
     Peers compute where ours does; on a GPU PyTorch may use TF32 where precision is less than the highest.

@@ -90,7 +90,8 @@ def _table(group: Group, rows: list[Row], ours: str) -> Table:
     job = group.jobs[0]
     steps = job.shape[job.benchmark.axes.split().index(job.benchmark.steps)] if job.benchmark.steps else 0
     per_step = ("us/step",) if steps else ()
-    for name in ("median ms", *per_step, "20 to 80 %", "GFLOP/s", "of peak", "GB/s", "ours is"):
+    memory = ("extra MB",) if any(row.get("memory_mb") is not None for row in rows) else ()
+    for name in ("median ms", *per_step, "20 to 80 %", "GFLOP/s", "of peak", "GB/s", *memory, "ours is"):
         table.add_column(name, justify="right")
     for row, ratio in _with_ratios(rows, ours):
         table.add_row(
@@ -101,6 +102,7 @@ def _table(group: Group, rows: list[Row], ours: str) -> Table:
             f"{row['gflops']:.1f}",
             _percent(row["fraction_of_peak"]),
             f"{row['gbytes_per_s']:.1f}",
+            *(f"{row['memory_mb']:.0f}" if row.get("memory_mb") is not None else "–" for _ in memory),
             "" if ratio is None else f"{ratio:.2f} x",
         )
     return table
@@ -223,7 +225,8 @@ def append(path: Path, rows: list[Row]) -> None:
     """Append rows to a table, or begin one."""
     fresh = not path.exists() or not path.stat().st_size
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        # Memory is told by few benchmarks, on the screen and in JSON alone.
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         if fresh:
             writer.writeheader()
         writer.writerows(rows)

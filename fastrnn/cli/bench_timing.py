@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import gc
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -144,7 +146,11 @@ def measure(group: Group, settings: Settings, number: str) -> Measured:
             for _, provider, times in racers[first:] + racers[:first]:
                 times += _block(provider, settings.seconds, _gpu_times if settings.gpu else _times)
                 progress.advance(task)
-    measured.rows = [_row(job, provider, times, settings, peak) for job, provider, times in racers]
+    for job, provider, times in racers:
+        row = _row(job, provider, times, settings, peak)
+        if job.benchmark.memory and not settings.gpu:
+            row["memory_mb"] = extra_memory(job, provider.name, settings)
+        measured.rows.append(row)
     return measured
 
 
@@ -160,7 +166,7 @@ def _verified(job: Job, settings: Settings, measured: Measured) -> list[Provider
     right = []
     for name in _names(job, settings):
         try:
-            provider = _provider(name, job, arrays, settings)
+            provider = provider_of(name, job, arrays, settings)
             if provider is None:
                 continue
             wrong = _what_is_wrong(provider, oracle, exact, job)
@@ -189,13 +195,16 @@ def _names(job: Job, settings: Settings) -> list[str]:
     return names
 
 
-def _provider(name: str, job: Job, arrays: dict[str, Any], settings: Settings) -> Provider | None:
+def provider_of(name: str, job: Job, arrays: dict[str, Any], settings: Settings) -> Provider | None:
     """A provider that is ready to be called, or None where it has nothing for the job's mode."""
     run, eps = job.benchmark.run, float(np.finfo(job.dtype).eps)
     if name in fastrnn.backend_status():
-        with fastrnn.backend(name):
-            call = run(fastrnn, _placed(arrays, job, settings), job.mode)
         eps = EPS[settings.precision] if job.dtype == "float32" else eps
+        with fastrnn.backend(name):
+            if job.benchmark.ours is not None:
+                call, convert = job.benchmark.ours(arrays, job.mode)
+                return Provider(name, call, convert, eps, partial(fastrnn.backend, name))
+            call = run(fastrnn, _placed(arrays, job, settings), job.mode)
         return Provider(name, call, _fetched if settings.gpu else tuple, eps, partial(fastrnn.backend, name))
     if name == "numpy":
         return Provider(name, run(reference, arrays, job.mode), tuple, eps)
@@ -261,6 +270,21 @@ def _what_is_wrong(provider: Provider, oracle: tuple[Any, ...], exact: tuple[Any
         if not conformance.within(error, bound):
             return f"{where} is off by {error:.3g}, allowed {bound:.3g}"
     return ""
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def extra_memory(job: Job, provider: str, settings: Settings) -> float | None:
+    """Megabytes by which a call raises the peak of a process that has its inputs, results included.
+
+    In a process of its own, since memory that earlier calls have left to an allocator would not be seen. None where the
+    system does not tell.
+    """
+    words = [job.row, job.benchmark.kernel, provider, job.mode, job.size, job.dtype, str(settings.threads)]
+    command = [sys.executable, "-m", "fastrnn.cli.bench_memory", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
 
 
 # ---- timing --------------------------------------------------------------------------------------------------------
