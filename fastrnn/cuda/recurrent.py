@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from fastrnn.backend import PRECISIONS, get_float32_matmul_precision
 
 from .arrays import ON_HOST, kernels, xp
@@ -78,12 +80,12 @@ def _products(dtype: Any, halves: bool) -> Iterator[None]:
 
 def _wide(a: Any) -> Any:
     """`a`, halves widened to float32."""
-    return a.astype(xp.float32) if a.dtype == xp.float16 else a
+    return a.astype(xp.float32) if a.dtype == np.float16 else a
 
 
 def _numbers(buffer: Any) -> Any:
     """A buffer of the caller's as what is kept in it: float32 numbers where its elements are halves."""
-    return buffer.view(xp.float32) if buffer.dtype == xp.float16 else buffer
+    return buffer.view(xp.float32) if buffer.dtype == np.float16 else buffer
 
 
 def product(a: Any, b: Any, out: Any) -> None:
@@ -91,8 +93,8 @@ def product(a: Any, b: Any, out: Any) -> None:
     if a.shape[1] == 0 or out.size == 0:
         out.fill(0)
         return
-    halves = xp.float16 in (a.dtype, b.dtype, out.dtype)
-    whole = xp.empty(out.shape, xp.float32) if out.dtype == xp.float16 else out
+    halves = np.float16 in (a.dtype, b.dtype, out.dtype)
+    whole = xp.empty(out.shape, xp.float32) if out.dtype == np.float16 else out
     with _products(whole.dtype, halves):
         xp.matmul(_wide(a), _wide(b), out=whole)
     if whole is not out:
