@@ -306,7 +306,7 @@ def test_operands_are_halves_and_not_less(on_host):
 
 
 def test_states_keep_what_halves_would_lose(on_host):
-    """A cell that adds 2^-12 a step from 1 on, where halves are 2^-10 apart; and one of a GRU that decays as slowly."""
+    """A cell that adds 2^-12 a step from 1 on, where halves are 2^-10 apart; and a GRU's state that decays as slowly."""
     T, H = 64, 4
     bias = np.repeat([-30.0, 30.0, 0.0, 0.0], H)  # i = 0 and f = 1, but for 1e-13
     bias[:H] = np.log(2.0**-12 / (1 - 2.0**-12))  # i = 2^-12
@@ -316,10 +316,10 @@ def test_states_keep_what_halves_would_lose(on_host):
     _, (_, c_n), _ = fastrnn.lstm_forward(*zeros, bias.astype(np.float16), c0=c0, return_state=True)
     assert np.abs(c_n - (1 + T * 2.0**-12)).max() < 2.0**-10
 
-    bias = np.repeat([0.0, np.log(2.0**12 - 1), -20.0], H)  # z = 1 - 2^-12, n = -1
+    bias = np.repeat([0.0, np.log(2.0**13 - 1), 0.0], H)  # z = 1 - 2^-13, n = 0
     zeros = [np.zeros(shape, np.float16) for shape in ((1, T, 1), (1, 3 * H), (H, 3 * H))]
     h, _ = fastrnn.gru_forward(zeros[0], np.ones((1, H), np.float16), *zeros[1:], bias.astype(np.float16))
-    assert np.abs(h[0, -1] - (2 * (1 - 2.0**-12) ** T - 1)).max() < 2.0**-10
+    assert np.abs(h[0, -1] - (1 - 2.0**-13) ** T).max() < 2.0**-10
 
 
 @pytest.mark.parametrize("cell", GATES)

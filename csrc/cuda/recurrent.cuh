@@ -34,6 +34,10 @@
 //   (128,64,512,1536)  highest  per step split    18.9 226.5  26.9  41.2  per step split    25.2 226.5  35.9  41.2
 //                      medium   persistent        18.9  50.3   4.5   9.2  per step          25.2 113.2   6.0  20.6
 //
+// Arrays of half precision are cut as medium is, and take its time: what tensor cores multiply are halves then, two in
+// a word. What stays from step to step (gates, h, c, their gradients) is float; an array's type is met only where an
+// input is read and an output written.
+//
 // So at (16,1024,768,768), float32, about 2.7 microseconds a step forward and 3.7 backward; bfloat16 1.7 and 2.5. It is
 // the L2 that bounds nearly all of it, since every block reads the state of its rows; rows are cut over blocks until
 // that is balanced by the weights that more blocks then hold. Considered: units as the input of a step instead of its
