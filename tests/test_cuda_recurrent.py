@@ -306,11 +306,9 @@ def test_operands_are_halves_and_not_less(on_host):
 
 
 def test_states_keep_what_halves_would_lose(on_host):
-    """A cell that adds 2^-12 a step from 1 on, where halves are 2^-10 apart; and a GRU's state that decays as slowly."""
+    """A cell that adds 2^-12 a step from 1 on, where halves are 2^-10 apart; a GRU's state that decays slowly."""
     T, H = 64, 4
-    bias = np.repeat([-30.0, 30.0, 0.0, 0.0], H)  # i = 0 and f = 1, but for 1e-13
-    bias[:H] = np.log(2.0**-12 / (1 - 2.0**-12))  # i = 2^-12
-    bias[3 * H :] = 20  # g = 1
+    bias = np.repeat([-np.log(2.0**12 - 1), 30.0, 0.0, 20.0], H)  # i = 2^-12, f = 1, g = 1
     zeros = [np.zeros(shape, np.float16) for shape in ((1, T, 1), (1, H), (1, 4 * H), (H, 4 * H))]
     c0 = np.ones((1, H), np.float16)
     _, (_, c_n), _ = fastrnn.lstm_forward(*zeros, bias.astype(np.float16), c0=c0, return_state=True)
