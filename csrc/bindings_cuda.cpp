@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/check.h"
+#include "cuda/half.h"
 #include "cuda/recurrent_plan.h"
 #include "kernels.h"
 
@@ -64,7 +65,8 @@ struct View {
     // An array that does not have the dtype that a kernel reads would be memory misread.
     template <class T>
     T* pointer() const {
-        constexpr char wanted = std::is_floating_point_v<T> ? 'f' : std::is_same_v<T, unsigned char> ? 'b' : 'i';
+        constexpr bool real = std::is_floating_point_v<T> || std::is_same_v<T, cuda::Half>;
+        constexpr char wanted = real ? 'f' : std::is_same_v<T, unsigned char> ? 'b' : 'i';
         if (kind != wanted || itemsize != sizeof(T))
             throw py::type_error("fastrnn._cuda: arrays of one call must have one dtype");
         return static_cast<T*>(data);
@@ -109,15 +111,26 @@ void by_dtype(const Array& like, F&& f) {
 
 // ---- rnn, lstm, gru -------------------------------------------------------------------------------------------------
 
+// The same where arrays may be of half precision too.
+template <class F>
+void by_any_dtype(const Array& like, F&& f) {
+    if (View(like).itemsize == 2)
+        f(cuda::Half());
+    else
+        by_dtype(like, f);
+}
+
 template <class T>
 Vec<T> optional_vec(const Optional& a) {
     return a.is_none() ? Vec<T>{nullptr, 0} : vec<T>(a);
 }
 
-template <Error (*F32)(Index, Index, Index, BufferSizes&), Error (*F64)(Index, Index, Index, BufferSizes&)>
+using Buffers = Error (*)(Index, Index, Index, BufferSizes&);
+
+template <Buffers F16, Buffers F32, Buffers F64>
 py::tuple recurrent_buffers(Index N, Index steps, Index H, Index itemsize) {
     BufferSizes b{};
-    check("recurrent_buffers", itemsize == 4 ? F32(N, steps, H, b) : F64(N, steps, H, b));
+    check("recurrent_buffers", (itemsize == 2 ? F16 : itemsize == 4 ? F32 : F64)(N, steps, H, b));
     return py::make_tuple(b.reserve, b.forward, b.backward);
 }
 
@@ -135,7 +148,7 @@ py::dict recurrent_plan(Index N, Index H, int columns, Index K, int itemsize, in
     const Plan p =
         choose_plan({sms, shared, major, minor}, N, H, columns, K, itemsize, static_cast<cuda::Precision>(precision));
     py::dict d;
-    constexpr const char* engines[] = {"fma", "split", "tf32", "bf16"};
+    constexpr const char* engines[] = {"fma", "split", "tf32", "bf16", "fp16"};
     d["tile"] = p.tile;
     d["engine"] = engines[static_cast<int>(p.engine)];
     if (p.tile < 0) return d;
@@ -168,7 +181,7 @@ py::dict current_plan(Index N, Index H, int columns, Index K, int itemsize, int 
 
 void rnn_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional lengths, bool reverse,
                  Array h, Array h_n, Array reserve, Array workspace) {
-    by_dtype(h, [&](auto like) {
+    by_any_dtype(h, [&](auto like) {
         using T = decltype(like);
         check("rnn_forward",
               cuda::rnn_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
@@ -179,7 +192,7 @@ void rnn_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array
 
 void rnn_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Array Wh, Optional lengths,
                   bool reverse, Array reserve, Array workspace, Array dh0, Array db) {
-    by_dtype(dh, [&](auto like) {
+    by_any_dtype(dh, [&](auto like) {
         using T = decltype(like);
         check("rnn_backward", cuda::rnn_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
                                                     sequence(dh, lengths, reverse), cube<T>(dh),
@@ -192,7 +205,7 @@ void rnn_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n,
 
 void lstm_forward(std::uintptr_t stream, int precision, Array h0, Optional c0, Array Wh, Array b, Optional lengths,
                   bool reverse, Array h, Array h_n, Array c_n, Array reserve, Array workspace) {
-    by_dtype(h, [&](auto like) {
+    by_any_dtype(h, [&](auto like) {
         using T = decltype(like);
         check("lstm_forward",
               cuda::lstm_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
@@ -204,7 +217,7 @@ void lstm_forward(std::uintptr_t stream, int precision, Array h0, Optional c0, A
 
 void lstm_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Optional dc_n, Array Wh,
                    Optional lengths, bool reverse, Array reserve, Array workspace, Array dh0, Array dc0, Array db) {
-    by_dtype(dh, [&](auto like) {
+    by_any_dtype(dh, [&](auto like) {
         using T = decltype(like);
         check("lstm_backward",
               cuda::lstm_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
@@ -218,7 +231,7 @@ void lstm_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n
 
 void gru_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array b, Optional bh, Optional lengths,
                  bool reverse, Array h, Array h_n, Array reserve, Array workspace) {
-    by_dtype(h, [&](auto like) {
+    by_any_dtype(h, [&](auto like) {
         using T = decltype(like);
         check("gru_forward", cuda::gru_forward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
                                                   sequence(h, lengths, reverse), matrix<T>(h0), matrix<T>(Wh),
@@ -229,7 +242,7 @@ void gru_forward(std::uintptr_t stream, int precision, Array h0, Array Wh, Array
 
 void gru_backward(std::uintptr_t stream, int precision, Array dh, Optional dh_n, Array Wh, Optional lengths,
                   bool reverse, Array reserve, Array workspace, Array dh0, Array db, Array dbh) {
-    by_dtype(dh, [&](auto like) {
+    by_any_dtype(dh, [&](auto like) {
         using T = decltype(like);
         check("gru_backward",
               cuda::gru_backward<T>(stream_of(stream), static_cast<cuda::Precision>(precision),
@@ -513,13 +526,16 @@ PYBIND11_MODULE(FASTRNN_MODULE, m) {
     // ---- rnn, lstm, gru ----
     m.def("recurrent_plan", &recurrent_plan);
     m.def("current_plan", &current_plan);
-    m.def("rnn_buffers", &recurrent_buffers<cuda::rnn_buffers<float>, cuda::rnn_buffers<double>>);
+    m.def("rnn_buffers",
+          &recurrent_buffers<cuda::rnn_buffers<cuda::Half>, cuda::rnn_buffers<float>, cuda::rnn_buffers<double>>);
     m.def("rnn_forward", &rnn_forward);
     m.def("rnn_backward", &rnn_backward);
-    m.def("lstm_buffers", &recurrent_buffers<cuda::lstm_buffers<float>, cuda::lstm_buffers<double>>);
+    m.def("lstm_buffers",
+          &recurrent_buffers<cuda::lstm_buffers<cuda::Half>, cuda::lstm_buffers<float>, cuda::lstm_buffers<double>>);
     m.def("lstm_forward", &lstm_forward);
     m.def("lstm_backward", &lstm_backward);
-    m.def("gru_buffers", &recurrent_buffers<cuda::gru_buffers<float>, cuda::gru_buffers<double>>);
+    m.def("gru_buffers",
+          &recurrent_buffers<cuda::gru_buffers<cuda::Half>, cuda::gru_buffers<float>, cuda::gru_buffers<double>>);
     m.def("gru_forward", &gru_forward);
     m.def("gru_backward", &gru_backward);
 

@@ -143,6 +143,13 @@ __global__ void product_bf16(const float* a, const float* b, float* d) {
     product<decltype(mma_bf16)&, decltype(pack)&, 16>(a, b, d, mma_bf16, pack);
 }
 
+__global__ void product_fp16(const float* a, const float* b, float* d) {
+    const auto pack = [](const float* p, int next) {
+        return static_cast<std::uint32_t>(to_half(p[0]).bits | to_half(p[next]).bits << 16);
+    };
+    product<decltype(mma_fp16)&, decltype(pack)&, 16>(a, b, d, mma_fp16, pack);
+}
+
 // Each block adds its number to a running sum; all see the sum of all after each meeting.
 template <bool with_barrier>
 __global__ void meetings(unsigned* arrived, float* slots, float* out, int rounds) {
@@ -244,6 +251,16 @@ int main(int argc, char** argv) {
     if (is("more blocks than fit")) return meet(true, 5);
     if (is("tf32")) return multiply(product_tf32, 8);
     if (is("bf16")) return multiply(product_bf16, 16);
+    if (is("fp16")) return multiply(product_fp16, 16);
+    if (is("halves")) {
+        std::vector<float> floats, halves;
+        for (std::uint32_t i = 0; i < 1 << 16; ++i) {  // all halves, and floats of all exponents with odd bits below
+            for (float x : {widened(Half{static_cast<std::uint16_t>(i)}),
+                            __uint_as_float(i << 16 | (i * 40503 & 0xffff)), __uint_as_float(0x33000000u + i * 4096)})
+                floats.push_back(x), halves.push_back(widened(to_half(x)));
+        }
+        return print("floats", floats), print("halves", halves), 0;
+    }
     std::vector<int> ints(6 * 64, 7);
     if (is("shuffles")) {
         launch(shuffles, dim3(1), dim3(64), 0, stream, ints.data());

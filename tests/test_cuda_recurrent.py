@@ -1,6 +1,7 @@
 """The time loops of rnn, lstm and gru on CUDA: how they are cut, and that the cut does not show in the results."""
 
 import itertools
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from recurrent import GATES, arguments, backward, forward
 
 import fastrnn
-from fastrnn import conformance
+from fastrnn import checks, conformance, reference
 
 simulator = pytest.importorskip(
     "fastrnn._cuda_on_host", reason="the CUDA kernels were not built over the simulator (FASTRNN_CUDA_ON_HOST=ON)"
@@ -32,6 +33,9 @@ def on_host(monkeypatch):
     arrays = pytest.importorskip("fastrnn.cuda.arrays", reason="the CUDA kernels were not built", exc_type=ImportError)
     if not arrays.ON_HOST:
         pytest.skip("fastrnn.cuda was imported before, for a GPU; set FASTRNN_CUDA_ON_HOST=1")
+    # Whoever asked before was told that there is no GPU, and the answer was kept.
+    monkeypatch.setitem(sys.modules["fastrnn.backend"]._reasons, "cuda", "")
+    monkeypatch.setattr(checks, "FLOATS", (np.dtype(np.float16), *checks.FLOATS))  # no public function takes them yet
     before = fastrnn.get_float32_matmul_precision()
     with fastrnn.backend("cuda"):
         yield
@@ -60,7 +64,7 @@ def same_bits(a, b):
 def test_every_unit_row_and_k_has_one_owner_and_everything_fits(gates, direction, device):
     sms, shared = device[:2]
     for N, H in itertools.product((1, 7, 8, 16, 17, 64, 100, 300), (1, 5, 16, 33, 200, 256, 768, 1024, 1536, 4100)):
-        for itemsize, precision in ((4, "highest"), (4, "high"), (4, "medium"), (8, "highest")):
+        for itemsize, precision in ((2, "highest"), *((4, name) for name in PRECISIONS), (8, "highest")):
             p = plan(N, H, gates, direction, itemsize, precision, device)
             where = (N, H, itemsize, precision, p)
             columns, depth = (gates, H) if direction == "forward" else (1, gates * H)
@@ -89,7 +93,7 @@ def test_every_unit_row_and_k_has_one_owner_and_everything_fits(gates, direction
 
 def test_how_sums_are_shared_does_not_depend_on_the_size_of_the_device():
     for N, H, gates in itertools.product((1, 16, 17, 100), (5, 200, 1024), (1, 3, 4)):
-        for direction, itemsize in itertools.product(("forward", "backward"), (4, 8)):
+        for direction, itemsize in itertools.product(("forward", "backward"), (2, 4, 8)):
             cuts = [
                 plan(N, H, gates, direction, itemsize, "highest", (sms, shared, 9, 0))
                 for sms in (1, 3, 8, 132)
@@ -115,6 +119,11 @@ def test_what_an_h100_keeps_in_shared_memory(N, H, expected):
         for direction in ("forward", "backward")
     )
     assert found == expected
+    # Halves are cut as bfloat16 numbers are.
+    for direction in ("forward", "backward"):
+        halves, numbers = (plan(N, H, 4, direction, *how, H100) for how in ((2, "highest"), (4, "medium")))
+        assert halves.pop("engine") == "fp16" and numbers.pop("engine") == "bf16"
+        assert halves == numbers
 
 
 def test_what_multiplies():
@@ -125,6 +134,8 @@ def test_what_multiplies():
     assert engine(16, 4, "highest", H100) == engine(64, 4, "highest", ADA) == "fma"
     assert {engine(64, 4, precision, TURING) for precision in PRECISIONS} == {"fma"}
     assert {engine(64, 8, precision, H100) for precision in PRECISIONS} == {"fma"}
+    halves = itertools.product((1, 64), PRECISIONS, (H100, ADA, TURING))
+    assert {engine(N, 2, precision, device) for N, precision, device in halves} == {"fp16"}
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -134,11 +145,11 @@ SIZES = [(5, 2, 7, 40), (20, 2, 9, 70)]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("cell", GATES)
 def test_bits_do_not_depend_on_thread_order_or_on_the_size_of_the_device(cell, dtype, precision, on_host):
-    if dtype == np.float64 and precision != "highest":
-        pytest.skip("float64 has one precision")
+    if dtype != np.float32 and precision != "highest":
+        pytest.skip("float16 and float64 have one precision")
     fastrnn.set_float32_matmul_precision(precision)
     for N, T, D, H in SIZES:
         options = {"lengths": np.arange(N) % (T + 1), "reverse": N == 20}
@@ -155,7 +166,7 @@ def test_bits_do_not_depend_on_thread_order_or_on_the_size_of_the_device(cell, d
             assert same_bits(expected, run(cell, dtype, N, T, D, H, **options)), (N, T, D, H, device)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("cell", GATES)
 def test_a_launch_a_step_gives_what_one_kernel_gives(cell, dtype, on_host):
     chose = import_module(f"fastrnn.cuda.{cell}").chose
@@ -208,6 +219,11 @@ def test_lower_precisions_are_other_computations_of_float32_only(cell, on_host):
         errors = [np.abs(runs[precision][0][key] - exact).max() / np.abs(exact).max() for precision in PRECISIONS]
         assert errors[0] == 0 and 1e-6 < errors[1] < errors[2] < 0.1, (key, errors)
     assert same_bits(runs["highest"][1], runs["high"][1]) and same_bits(runs["highest"][1], runs["medium"][1])
+    halves = []
+    for precision in PRECISIONS:
+        fastrnn.set_float32_matmul_precision(precision)
+        halves.append(run(cell, np.float16, N=20))
+    assert same_bits(halves[0], halves[1]) and same_bits(halves[0], halves[2])
 
 
 @pytest.mark.parametrize("cell", GATES)
@@ -233,3 +249,92 @@ def test_infinities_and_nan_come_through_and_stay_in_their_row(precision, on_hos
     assert np.isnan(h[2]).all()
     rest = np.delete(np.arange(20), [1, 2])
     np.testing.assert_array_equal(h[rest], clean[rest])
+
+
+# ---- halves ----------------------------------------------------------------------------------------------------------
+
+
+def rule_on_halves(case):
+    """What is wrong with a case on float16 arrays: the oracle in float16 and in float64, on the same inputs."""
+    inputs = conformance.cast(case, np.float16)
+    wide = {key: a.astype(float) if a.dtype.kind == "f" else a for key, a in inputs.items()}
+    with np.errstate(all="ignore"):
+        oracle = case.call(reference, inputs)
+    given = {key: conformance.LAYOUTS[case.layout](a) for key, a in inputs.items()}
+    before = {key: a.tobytes() for key, a in given.items()}
+    results = case.call(fastrnn, given)
+    assert {key: a.tobytes() for key, a in given.items()} == before
+    return conformance._judge(results, oracle, case.call(reference, wide), np.dtype(np.float16), None)[-1]
+
+
+@pytest.mark.parametrize("device", [(7, 5), (9, 0)])
+@pytest.mark.parametrize("cell", GATES)
+def test_halves_meet_the_rule(cell, device, on_host):
+    simulator.simulate(major=device[0], minor=device[1], seed=device[0])
+    for case in conformance.CASES[cell]():
+        if max(a.size for a in case.arrays.values()) < 2500 and (device == (9, 0) or "x3x" in case.name):
+            complaints = rule_on_halves(case)
+            assert not complaints, (str(case), complaints)
+
+
+@pytest.mark.parametrize("N", [3, 20, 70])
+@pytest.mark.parametrize("cell", GATES)
+def test_halves_in_more_than_one_chunk_and_pass(cell, N, on_host):
+    """Several chunks of 64 k, and tiles of 8 to 64 rows."""
+    simulator.simulate(sms=2)
+    for case in conformance._sequence(cell, (N, 2, 9, 75), "lengths", "return_state"):
+        complaints = rule_on_halves(case)
+        assert not complaints, (str(case), complaints)
+
+
+def test_operands_are_halves_and_not_less(on_host):
+    """Each unit copies one h: a half, whose last bits neither bfloat16 nor fewer sums would keep."""
+    rng = np.random.default_rng(3)
+    N, H = 20, 80
+    h0 = rng.standard_normal((N, H)).astype(np.float16)
+    order = rng.permutation(H)
+    h, _ = fastrnn.rnn_forward(
+        np.zeros((N, 1, 1), np.float16),
+        h0,
+        np.zeros((1, H), np.float16),
+        np.eye(H, dtype=np.float16)[:, order],
+        np.zeros(H, np.float16),
+    )
+    expected = np.tanh(h0[:, order].astype(float))
+    assert h.dtype == np.float16
+    assert np.abs(h[:, 0] - expected).max() <= 0.5001 * np.spacing(np.float16(0.5))
+
+
+def test_states_keep_what_halves_would_lose(on_host):
+    """A cell that adds 2^-12 a step from 1 on, where halves are 2^-10 apart; a GRU's state that decays slowly."""
+    T, H = 64, 4
+    bias = np.repeat([-np.log(2.0**12 - 1), 30.0, 0.0, 20.0], H)  # i = 2^-12, f = 1, g = 1
+    zeros = [np.zeros(shape, np.float16) for shape in ((1, T, 1), (1, H), (1, 4 * H), (H, 4 * H))]
+    c0 = np.ones((1, H), np.float16)
+    _, (_, c_n), _ = fastrnn.lstm_forward(*zeros, bias.astype(np.float16), c0=c0, return_state=True)
+    assert np.abs(c_n - (1 + T * 2.0**-12)).max() < 2.0**-10
+
+    bias = np.repeat([0.0, np.log(2.0**13 - 1), 0.0], H)  # z = 1 - 2^-13, n = 0
+    zeros = [np.zeros(shape, np.float16) for shape in ((1, T, 1), (1, 3 * H), (H, 3 * H))]
+    h, _ = fastrnn.gru_forward(zeros[0], np.ones((1, H), np.float16), *zeros[1:], bias.astype(np.float16))
+    assert np.abs(h[0, -1] - (1 - 2.0**-13) ** T).max() < 2.0**-10
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_all_halves_pass_through_a_sequence_of_no_steps(cell, on_host):
+    h0 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(16, -1)
+    N, H = h0.shape
+    zeros = [np.zeros(shape, np.float16) for shape in ((N, 0, 1), (1, GATES[cell] * H), (H, GATES[cell] * H))]
+    h, state, cache = forward(cell)(zeros[0], h0, *zeros[1:], zeros[1][0], return_state=True)
+    np.testing.assert_array_equal(state[0] if cell == "lstm" else state, h0)
+    dh0 = backward(cell)(h, cache, dh_n=h0)[1]
+    np.testing.assert_array_equal(dh0, h0)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_what_is_kept_of_halves_is_float32(cell, on_host):
+    module = import_module(f"fastrnn.cuda.{cell}")
+    buffers = getattr(module, f"{cell}_buffers")
+    N, T, D, H = 20, 3, 5, 40
+    assert buffers(N, T, D, H, 2)[0] == 2 * buffers(N, T, D, H, 4)[0]
+    assert module.chose(N, T, D, H, 2) == "persistent"

@@ -127,7 +127,7 @@ def rounded(x, bits):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("name", "k", "bits"), [("tf32", 8, 10), ("bf16", 16, 7)])
+@pytest.mark.parametrize(("name", "k", "bits"), [("tf32", 8, 10), ("bf16", 16, 7), ("fp16", 16, 10)])
 def test_products_of_fragments(trials, name, k, bits, seed):
     """The fragments' layout is that of device.h, on its own: a and b are given, and d is read, as whole matrices."""
     result = trials(name, seed)
@@ -135,6 +135,20 @@ def test_products_of_fragments(trials, name, k, bits, seed):
     assert not np.array_equal(rounded(a, bits), a)
     expected = rounded(a, bits) @ rounded(b, bits)
     np.testing.assert_allclose(result["d"].reshape(16, 8), expected, rtol=0, atol=2**-22)
+
+
+def test_halves_are_numpy_s(trials):
+    result = trials("halves")
+    floats = result["floats"].astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        halves = floats.astype(np.float16)
+    assert np.isinf(halves).any() and (np.abs(halves[halves != 0]) < 2**-14).any()
+    ties = floats == (halves.astype(float) + np.nextafter(halves, np.float16(0)).astype(float)) / 2
+    assert ties.any()
+    np.testing.assert_array_equal(result["halves"], halves.astype(float))
+    # Every half comes through as it is: numbers from 0x0000 on, and those with the sign.
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(float)
+    np.testing.assert_array_equal(floats[::3], numbers)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

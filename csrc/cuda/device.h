@@ -17,6 +17,7 @@
 #endif
 
 #include "../kernels.h"
+#include "half.h"
 
 namespace fastrnn::cuda {
 
@@ -140,7 +141,7 @@ __device__ __forceinline__ void copy_async_wait() {
 //   TF32, k = 8:   a: (g, q), (g + 8, q), (g, q + 4), (g + 8, q + 4)   b: (q, g), (q + 4, g)
 //   16-bit, k = 16, two neighbours along k in a register, the lower k in the lower half:
 //                  a: (g, 2q..), (g + 8, 2q..), (g, 2q + 8..), (g + 8, 2q + 8..)   b: (2q.., g), (2q + 8.., g)
-// Compute capability 8.0 at least; below, kernels are compiled but not chosen.
+// Compute capability 8.0 at least, of halves 7.5; below, kernels are compiled but not chosen.
 
 // Rounded to TF32's 10 bits of mantissa, to nearest, ties away from zero.
 __device__ __forceinline__ std::uint32_t to_tf32(float x) {
@@ -175,6 +176,30 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)
 #endif
 }
 
+// Below 8.0 in two products of k = 8, whose fragments are the halves of these.
+__device__ __forceinline__ void mma_fp16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    for (int i = 0; i < 2; ++i)
+        asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
+#endif
+}
+
+// ---- halves ----
+
+// Rounded to nearest, ties to even; from 65520 on to infinity.
+__device__ __forceinline__ Half to_half(float x) {
+    return {__half_as_ushort(__float2half_rn(x))};
+}
+__device__ __forceinline__ float widened(Half x) {
+    return __half2float(__ushort_as_half(x.bits));
+}
+
 #endif  // !FASTRNN_CUDA_ON_HOST
 
 // ---- for both
@@ -207,6 +232,21 @@ struct GridBarrier {
         __syncthreads();
     }
 };
+
+// An element of an array as what is computed in, and the other way round.
+__device__ __forceinline__ float widened(float x) {
+    return x;
+}
+__device__ __forceinline__ double widened(double x) {
+    return x;
+}
+template <class A>
+__device__ __forceinline__ A rounded(Computed<A> x) {
+    if constexpr (std::is_same_v<A, Half>)
+        return to_half(x);
+    else
+        return x;
+}
 
 __host__ __device__ __forceinline__ constexpr Index ceil_div(Index a, Index b) {
     return (a + b - 1) / b;

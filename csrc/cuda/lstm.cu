@@ -10,15 +10,18 @@ using namespace recurrent;
 constexpr int gates = 4;
 
 // reserve: pre-activations and then gates (R,4H), h_prev (R,H), c_prev (R,H).
-template <class T>
+template <class A>
 struct LstmForward {
+    using Array = A;
+    using T = Computed<A>;
     static constexpr int columns = gates;
     static constexpr bool along_k = false;
     Steps steps;
     Index H;
-    Matrix<T> h0, c0, Wh;
-    Vec<T> b;
-    T *h, *h_state, *c_state;  // the states are h_n and c_n, which are so when the loop ends
+    Matrix<A> h0, c0, Wh;
+    Vec<A> b;
+    A *h, *h_n, *c_n;
+    T *h_state, *c_state;  // h_n's and c_n's own memory, which is so when the loop ends; or apart, see state_of
     T *saved, *h_prev, *c_prev;
 
     struct Inputs {
@@ -31,11 +34,14 @@ struct LstmForward {
     };
 
     __host__ __device__ __forceinline__ Index depth() const { return H; }
-    __device__ __forceinline__ T weight(Index k, Index unit, int gate) const { return Wh(k, gate * H + unit); }
-    __device__ __forceinline__ T initial(Index row, Index k) const { return h0(row, k); }
+    __device__ __forceinline__ T weight(Index k, Index unit, int gate) const { return widened(Wh(k, gate * H + unit)); }
+    __device__ __forceinline__ T initial(Index row, Index k) const { return widened(h0(row, k)); }
     __device__ __forceinline__ void begin(Index row, Index unit) const {
-        h_state[row * H + unit] = h0(row, unit);
-        c_state[row * H + unit] = c0.data ? c0(row, unit) : T(0);
+        const T h = widened(h0(row, unit)), c = c0.data ? widened(c0(row, unit)) : T(0);
+        h_state[row * H + unit] = h;
+        c_state[row * H + unit] = c;
+        put_state_out(h_n, row * H + unit, h);
+        put_state_out(c_n, row * H + unit, c);
     }
     __device__ __forceinline__ bool multiplies(Index) const { return true; }
 
@@ -45,7 +51,7 @@ struct LstmForward {
         in.at = row * steps.T + t;
         in.runs = steps.runs(row, t);
 #pragma unroll
-        for (int g = 0; g < gates; ++g) in.pre[g] = saved[in.at * gates * H + g * H + unit] + b(g * H + unit);
+        for (int g = 0; g < gates; ++g) in.pre[g] = saved[in.at * gates * H + g * H + unit] + widened(b(g * H + unit));
         in.h = h_state[row * H + unit];
         in.c = c_state[row * H + unit];
         return in;
@@ -61,30 +67,39 @@ struct LstmForward {
     __device__ __forceinline__ void pass_on(typename E::Word* row, const Outputs& out, Index unit) const {
         E::put_state(row, unit, out.h);
     }
-    __device__ __forceinline__ void store(Index, Index row, Index unit, const Inputs& in, const Outputs& out) const {
+    __device__ __forceinline__ void store(Index step, Index row, Index unit, const Inputs& in,
+                                          const Outputs& out) const {
         if (in.runs) {
 #pragma unroll
             for (int g = 0; g < gates; ++g) saved[in.at * gates * H + g * H + unit] = out.gates[g];
         }
-        h[in.at * H + unit] = in.runs ? out.h : T(0);
+        h[in.at * H + unit] = rounded<A>(in.runs ? out.h : T(0));
         h_prev[in.at * H + unit] = in.runs ? in.h : T(0);
         c_prev[in.at * H + unit] = in.c;
         h_state[row * H + unit] = out.h;
         c_state[row * H + unit] = out.c;
+        if (step + 1 == steps.T) {
+            put_state_out(h_n, row * H + unit, out.h);
+            put_state_out(c_n, row * H + unit, out.c);
+        }
     }
 };
 
 // One step more than there are: the last only hands the gradient on to dh0.
-template <class T>
+template <class A>
 struct LstmBackward {
+    using Array = A;
+    using T = Computed<A>;
     static constexpr int columns = 1;
     static constexpr bool along_k = true;
     Steps steps;
     Index H;
-    Cube<T> dh;
-    Matrix<T> dh_n, dc_n, Wh;
+    Cube<A> dh;
+    Matrix<A> dh_n, dc_n, Wh;
     const T *saved, *c_prev;
-    T *da, *dh_state, *dc_state;  // the states are dh0 and dc0; that of h only what passes steps that are not run
+    T* da;
+    A *dh0, *dc0;
+    T *dh_state, *dc_state;  // theirs, or apart from them; that of h only what passes steps that are not run
 
     struct Inputs {
         T gates[4], c_prev, dh, dh_state, dc;
@@ -96,11 +111,14 @@ struct LstmBackward {
     };
 
     __host__ __device__ __forceinline__ Index depth() const { return gates * H; }
-    __device__ __forceinline__ T weight(Index k, Index unit, int) const { return Wh(unit, k); }
+    __device__ __forceinline__ T weight(Index k, Index unit, int) const { return widened(Wh(unit, k)); }
     __device__ __forceinline__ T initial(Index, Index) const { return T(0); }
     __device__ __forceinline__ void begin(Index row, Index unit) const {
-        dh_state[row * H + unit] = dh_n.data ? dh_n(row, unit) : T(0);
-        dc_state[row * H + unit] = dc_n.data ? dc_n(row, unit) : T(0);
+        const T dh = dh_n.data ? widened(dh_n(row, unit)) : T(0), dc = dc_n.data ? widened(dc_n(row, unit)) : T(0);
+        dh_state[row * H + unit] = dh;
+        dc_state[row * H + unit] = dc;
+        put_state_out(dh0, row * H + unit, dh);
+        put_state_out(dc0, row * H + unit, dc);
     }
     __device__ __forceinline__ bool multiplies(Index step) const { return step > 0; }
 
@@ -114,7 +132,7 @@ struct LstmBackward {
 #pragma unroll
         for (int g = 0; g < gates; ++g) in.gates[g] = in.runs ? saved[in.at * gates * H + g * H + unit] : T(0);
         in.c_prev = in.runs ? c_prev[in.at * H + unit] : T(0);
-        in.dh = in.runs ? dh.at(row, t)[unit * dh.s2] : T(0);
+        in.dh = in.runs ? widened(dh.at(row, t)[unit * dh.s2]) : T(0);
         in.dh_state = dh_state[row * H + unit];
         in.dc = dc_state[row * H + unit];
         return in;
@@ -140,42 +158,57 @@ struct LstmBackward {
         }
         dh_state[row * H + unit] = out.dh_state;
         dc_state[row * H + unit] = out.dc;
+        if (!in.exists) {
+            put_state_out(dh0, row * H + unit, out.dh_state);
+            put_state_out(dc0, row * H + unit, out.dc);
+        }
     }
 };
 
 }  // namespace
 
-template <class T>
+template <class A>
 Error lstm_buffers(Index N, Index steps, Index H, BufferSizes& sizes) {
-    return buffers<T>(N, steps, H, gates, 6 * H, gates * H, sizes);
+    return buffers<A>(N, steps, H, gates, 6 * H, gates * H, 2, sizes);
 }
 
-template <class T>
-Error lstm_forward(Stream stream, Precision precision, Sequence s, Matrix<T> h0, Matrix<T> c0, Matrix<T> Wh, Vec<T> b,
-                   T* h, T* h_n, T* c_n, T* reserve, T* workspace) {
+template <class A>
+Error lstm_forward(Stream stream, Precision precision, Sequence s, Matrix<A> h0, Matrix<A> c0, Matrix<A> Wh, Vec<A> b,
+                   A* h, A* h_n, A* c_n, A* reserve, A* workspace) {
+    using T = Computed<A>;
     const Index R = s.N * s.T;
-    T *h_prev = reserve + R * gates * s.H, *c_prev = h_prev + R * s.H;
-    const LstmForward<T> task{steps_of(s), s.H, h0, c0, Wh, b, h, h_n, c_n, reserve, h_prev, c_prev};
-    return run_forward(stream, precision, task, s, workspace);
+    T *saved = reinterpret_cast<T*>(reserve), *free = reinterpret_cast<T*>(workspace);
+    T *h_prev = saved + R * gates * s.H, *c_prev = h_prev + R * s.H;
+    T *h_state = state_of(s, h_n, free), *c_state = state_of(s, c_n, free);
+    const LstmForward<A> task{steps_of(s), s.H, h0, c0, Wh, b, h, h_n, c_n, h_state, c_state, saved, h_prev, c_prev};
+    return run_forward(stream, precision, task, s, free);
 }
 
-template <class T>
-Error lstm_backward(Stream stream, Precision precision, Sequence s, Cube<T> dh, Matrix<T> dh_n, Matrix<T> dc_n,
-                    Matrix<T> Wh, const T* reserve, T* workspace, T* dh0, T* dc0, T* db) {
+template <class A>
+Error lstm_backward(Stream stream, Precision precision, Sequence s, Cube<A> dh, Matrix<A> dh_n, Matrix<A> dc_n,
+                    Matrix<A> Wh, const A* reserve, A* workspace, A* dh0, A* dc0, A* db) {
+    using T = Computed<A>;
     const Index R = s.N * s.T;
-    const T* c_prev = reserve + R * (gates + 1) * s.H;
-    const LstmBackward<T> task{steps_of(s), s.H, dh, dh_n, dc_n, Wh, reserve, c_prev, workspace, dh0, dc0};
-    const cudaError_t error = run_backward(stream, precision, task, s, workspace + aligned<T>(R * gates * s.H));
+    const T *saved = reinterpret_cast<const T*>(reserve), *c_prev = saved + R * (gates + 1) * s.H;
+    T *da = reinterpret_cast<T*>(workspace), *free = da + aligned<T>(R * gates * s.H);
+    T *dh_state = state_of(s, dh0, free), *dc_state = state_of(s, dc0, free);
+    const LstmBackward<A> task{steps_of(s), s.H, dh, dh_n, dc_n, Wh, saved, c_prev, da, dh0, dc0, dh_state, dc_state};
+    const cudaError_t error = run_backward(stream, precision, task, s, free);
     if (error != cudaSuccess) return error;
-    return column_sums(static_cast<cudaStream_t>(stream), R, gates * s.H, workspace, db);
+    return column_sums(static_cast<cudaStream_t>(stream), R, gates * s.H, da, db);
 }
 
+template Error lstm_buffers<Half>(Index, Index, Index, BufferSizes&);
 template Error lstm_buffers<float>(Index, Index, Index, BufferSizes&);
 template Error lstm_buffers<double>(Index, Index, Index, BufferSizes&);
+template Error lstm_forward<Half>(Stream, Precision, Sequence, Matrix<Half>, Matrix<Half>, Matrix<Half>, Vec<Half>,
+                                  Half*, Half*, Half*, Half*, Half*);
 template Error lstm_forward<float>(Stream, Precision, Sequence, Matrix<float>, Matrix<float>, Matrix<float>, Vec<float>,
                                    float*, float*, float*, float*, float*);
 template Error lstm_forward<double>(Stream, Precision, Sequence, Matrix<double>, Matrix<double>, Matrix<double>,
                                     Vec<double>, double*, double*, double*, double*, double*);
+template Error lstm_backward<Half>(Stream, Precision, Sequence, Cube<Half>, Matrix<Half>, Matrix<Half>, Matrix<Half>,
+                                   const Half*, Half*, Half*, Half*, Half*);
 template Error lstm_backward<float>(Stream, Precision, Sequence, Cube<float>, Matrix<float>, Matrix<float>,
                                     Matrix<float>, const float*, float*, float*, float*, float*);
 template Error lstm_backward<double>(Stream, Precision, Sequence, Cube<double>, Matrix<double>, Matrix<double>,

@@ -34,6 +34,10 @@
 //   (128,64,512,1536)  highest  per step split    18.9 226.5  26.9  41.2  per step split    25.2 226.5  35.9  41.2
 //                      medium   persistent        18.9  50.3   4.5   9.2  per step          25.2 113.2   6.0  20.6
 //
+// Arrays of half precision are cut as medium is, and take its time: what tensor cores multiply are halves then, two in
+// a word. What stays from step to step (gates, h, c, their gradients) is float; an array's type is met only where an
+// input is read and an output written.
+//
 // So at (16,1024,768,768), float32, about 2.7 microseconds a step forward and 3.7 backward; bfloat16 1.7 and 2.5. It is
 // the L2 that bounds nearly all of it, since every block reads the state of its rows; rows are cut over blocks until
 // that is balanced by the weights that more blocks then hold. Considered: units as the input of a step instead of its
@@ -182,7 +186,7 @@ struct Mma {
     using Out = float;
     using Word = std::uint32_t;
     static constexpr bool split = engine == Engine::split;
-    static constexpr Tile tile = mma_tile(engine == Engine::bf16 ? 2 : 1, 16 * column_tiles, 8 * row_tiles);
+    static constexpr Tile tile = mma_tile(in_pairs(engine) ? 2 : 1, 16 * column_tiles, 8 * row_tiles);
     static constexpr int chunks_in_chain = 4;
 
     // Tensor cores cut off what they add where an FMA rounds. Of split numbers, so, only the products of one k of 8 are
@@ -261,8 +265,10 @@ struct Mma {
                         for (int i = 0; i < 4; ++i) sum[c][r][i] += d[i];
                     } else if constexpr (engine == Engine::tf32) {
                         mma_tf32(chain[c][r], a[c], b);
-                    } else {
+                    } else if constexpr (engine == Engine::bf16) {
                         mma_bf16(chain[c][r], a[c], b);
+                    } else {
+                        mma_fp16(chain[c][r], a[c], b);
                     }
                 }
             }
@@ -282,6 +288,8 @@ struct Mma {
     static __device__ __forceinline__ void put_at(Word* words, Index k, float value) {
         if constexpr (engine == Engine::bf16)
             reinterpret_cast<unsigned short*>(words)[k] = static_cast<unsigned short>(pack_bf16(value, 0));
+        else if constexpr (engine == Engine::fp16)
+            reinterpret_cast<unsigned short*>(words)[k] = to_half(value).bits;
         else
             words[k] = split ? __float_as_uint(value) : to_tf32(value);
     }
@@ -572,8 +580,8 @@ cudaError_t with_tile(const Plan& plan, float, F&& with) {
         case Engine::tf32:
             return with_mma_tile<Engine::tf32, several>(plan.tile - first_mma, with);
         case Engine::bf16:
-            return with_mma_tile<Engine::bf16, several>(plan.tile - first_bf16, with);
-        case Engine::fma:
+            return with_mma_tile<Engine::bf16, several>(plan.tile - first_pairs, with);
+        default:
             break;
     }
     if constexpr (several) {
@@ -604,6 +612,10 @@ cudaError_t with_tile(const Plan& plan, float, F&& with) {
     return cudaErrorInvalidConfiguration;
 }
 template <bool several, class F>
+cudaError_t with_tile(const Plan& plan, Half, F&& with) {
+    return with_mma_tile<Engine::fp16, several>(plan.tile - first_pairs, with);
+}
+template <bool several, class F>
 cudaError_t with_tile(const Plan& plan, double, F&& with) {
     if constexpr (several) {
         if (plan.tile == 8) return with(Ffma<double, 2, 4, 2>());
@@ -630,8 +642,8 @@ struct Steps {
 
 // a (R, M) -> sums (M) of its columns. A block has 32 columns and 8 warps of rows, every eighth row each; sums in
 // double, since a bias' gradient has as many terms as there are steps.
-template <class T>
-__global__ void __launch_bounds__(threads) column_sums_kernel(Index R, Index M, const T* a, T* sums) {
+template <class T, class A>
+__global__ void __launch_bounds__(threads) column_sums_kernel(Index R, Index M, const T* a, A* sums) {
     double* partial = shared_memory<double>();
     const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
     const Index column = Index(blockIdx.x) * warp_size + lane;
@@ -644,12 +656,12 @@ __global__ void __launch_bounds__(threads) column_sums_kernel(Index R, Index M, 
     __syncthreads();
     if (warp == 0 && column < M) {
         for (int w = 1; w < warps; ++w) sum += partial[w * warp_size + lane];
-        sums[column] = static_cast<T>(sum);
+        sums[column] = rounded<A>(static_cast<T>(sum));
     }
 }
-template <class T>
-cudaError_t column_sums(cudaStream_t stream, Index R, Index M, const T* a, T* sums) {
-    return launch(column_sums_kernel<T>, dim3(static_cast<unsigned>(ceil_div(M, warp_size))), dim3(threads),
+template <class T, class A>
+cudaError_t column_sums(cudaStream_t stream, Index R, Index M, const T* a, A* sums) {
+    return launch(column_sums_kernel<T, A>, dim3(static_cast<unsigned>(ceil_div(M, warp_size))), dim3(threads),
                   threads * sizeof(double), stream, R, M, a, sums);
 }
 
@@ -666,26 +678,51 @@ constexpr Index aligned(Index elements) {
     return ceil_div(elements, line) * line;
 }
 
-// A row of steps keeps `kept` elements for backward, and needs `da` of them there.
-template <class T>
-cudaError_t buffers(Index N, Index steps, Index H, int columns, Index kept, Index da, BufferSizes& sizes) {
+// A row of steps keeps `kept` numbers for backward, and needs `da` of them there; `states` are kept from step to step.
+// Sizes are in elements of A.
+template <class A>
+cudaError_t buffers(Index N, Index steps, Index H, int columns, Index kept, Index da, Index states,
+                    BufferSizes& sizes) {
+    using T = Computed<A>;
+    constexpr Index each = sizeof(T) / sizeof(A);
     Limits limits{};
     const auto error = static_cast<cudaError_t>(current_limits(limits));
     if (error != cudaSuccess) return error;
-    sizes.reserve = N * steps * kept;
-    sizes.forward = scratch_elements(limits, N, H, columns, H, sizeof(T));
-    sizes.backward = aligned<T>(N * steps * da) + scratch_elements(limits, N, H, 1, columns * H, sizeof(T));
+    const Index apart = std::is_same_v<T, A> ? 0 : states * aligned<T>(N * H);
+    sizes.reserve = each * N * steps * kept;
+    sizes.forward = each * apart + scratch_elements(limits, N, H, columns, H, sizeof(A));
+    sizes.backward =
+        each * (aligned<T>(N * steps * da) + apart) + scratch_elements(limits, N, H, 1, columns * H, sizeof(A));
     return error;
+}
+
+// Where a state (N,H) is kept from step to step: in its output; or where that is of half precision, at `free`, which
+// moves on.
+template <class T, class A>
+T* state_of(const Sequence& s, A* output, T*& free) {
+    if constexpr (std::is_same_v<T, A>) {
+        return output;
+    } else {
+        T* const state = free;
+        free += aligned<T>(s.N * s.H);
+        return state;
+    }
+}
+// The task's, at the end, where that is not the output itself.
+template <class A>
+__device__ __forceinline__ void put_state_out(A* output, Index at, Computed<A> state) {
+    if constexpr (std::is_same_v<A, Half>) output[at] = to_half(state);
 }
 
 template <class Task, class T>
 cudaError_t run_loop(Stream stream, Precision precision, const Task& task, const Sequence& s, Index steps, T* scratch) {
+    using A = typename Task::Array;
     if (s.N == 0 || s.H == 0) return cudaSuccess;
     Limits limits{};
     const auto error = static_cast<cudaError_t>(current_limits(limits));
     if (error != cudaSuccess) return error;
-    const Plan plan = choose_plan(limits, s.N, s.H, Task::columns, task.depth(), sizeof(T), precision);
-    return with_tile<(Task::columns > 1)>(plan, T(), [&](auto tile) {
+    const Plan plan = choose_plan(limits, s.N, s.H, Task::columns, task.depth(), sizeof(A), precision);
+    return with_tile<(Task::columns > 1)>(plan, A(), [&](auto tile) {
         return run<decltype(tile)>(static_cast<cudaStream_t>(stream), task, plan, s.N, s.H, steps,
                                    reinterpret_cast<unsigned char*>(scratch));
     });

@@ -13,8 +13,11 @@ constexpr int threads = 256, warps = threads / 32;
 constexpr int counters_apart = 32;  // a line of 128 bytes for each barrier's counter
 
 // What multiplies: FMA instructions, or tensor cores on float32 numbers in two parts each, on numbers rounded to TF32,
-// or rounded to bfloat16. All sum in float32, and on double with FMA instructions in double.
-enum class Engine { fma, split, tf32, bf16 };
+// to bfloat16, or to half. All sum in float32, and on double with FMA instructions in double.
+enum class Engine { fma, split, tf32, bf16, fp16 };
+FASTRNN_INLINE constexpr bool in_pairs(Engine engine) {
+    return engine == Engine::bf16 || engine == Engine::fp16;
+}
 
 // What one pass of a block computes: rows x columns of S W, S the state (rows of k), W the recurrent weights. Warps
 // share k: each has every eighth chunk, lanes within it `slices` parts of that. How k is shared depends on the sizes of
@@ -52,7 +55,7 @@ constexpr Tile tiles[] = {
     mma_tile(2, 48, 8),     mma_tile(2, 32, 16),    mma_tile(2, 32, 32),    mma_tile(2, 32, 64),
     mma_tile(2, 16, 16),    mma_tile(2, 16, 32),    mma_tile(2, 16, 64),
 };
-constexpr int first_mma = 11, first_bf16 = 19, mma_several = 5, mma_tiles = 8;
+constexpr int first_mma = 11, first_pairs = 19, mma_several = 5, mma_tiles = 8;
 
 struct Limits {
     int sms;
@@ -132,14 +135,18 @@ inline double rate(const Limits& d, Engine engine, int itemsize) {
             return tf32_rate(d);
         case Engine::bf16:
             return tf32_rate(d) * 2;
+        case Engine::fp16:
+            return d.major < 8 ? 256 : tf32_rate(d) * 2;
         default:
             return fma_rate(d, itemsize);
     }
 }
 
 // Three products of parts are a float32 product but for 2^-22 of it. FMA instructions where they are not clearly
-// slower, or where with few rows most of the time would go into taking numbers apart.
+// slower, or where with few rows most of the time would go into taking numbers apart. Arrays of half precision have
+// one engine, on every architecture that kernels are compiled for; the precision set is that of float32.
 inline Engine choose_engine(const Limits& d, Index N, int itemsize, Precision precision) {
+    if (itemsize == 2) return Engine::fp16;
     if (itemsize == 8 || d.major < 8) return Engine::fma;
     if (precision == Precision::high) return Engine::tf32;
     if (precision == Precision::medium) return Engine::bf16;
@@ -150,7 +157,7 @@ inline bool allowed(int number, Engine engine, Index N, int columns, int itemsiz
     const Tile& t = tiles[number];
     if (engine == Engine::fma)
         return number < first_mma && t.word_bytes == itemsize && t.slices == (N > 16 ? 1 : columns > 1 ? 2 : 4);
-    const int kind = number - (engine == Engine::bf16 ? first_bf16 : first_mma);
+    const int kind = number - (in_pairs(engine) ? first_pairs : first_mma);
     if (kind < 0 || kind >= mma_tiles) return false;
     return kind == 0 || kind == 3 || kind == 4 || (columns > 1) == (kind < mma_several);
 }

@@ -12,6 +12,7 @@ from fastrnn.arrays import on_device
 from fastrnn.captioning.data import generator, positive, sample_coco_minibatch
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.checks import Arguments
+from fastrnn.ops.optim import update_all
 
 __all__ = ["CaptioningSolver", "CaptioningTrainer"]
 
@@ -115,9 +116,15 @@ class CaptioningSolver:
         captions, features, _ = sample_coco_minibatch(self.data, self.batch_size, "train", rng=self.rng)
         loss, grads = self.model.loss(features, captions)
         self._losses.append(loss if on_device(loss) else float(loss))
-        for name, value in self.model.params.items():
-            config = self.optim_configs[name]
-            self.model.params[name], self.optim_configs[name] = self.update_rule(value, grads[name], config)
+        params, configs = self.model.params, self.optim_configs
+        updated = update_all(
+            self.update_rule,
+            list(params.values()),
+            [grads[name] for name in params],
+            [configs[name] for name in params],
+        )
+        for name, value, config in zip(list(params), *updated, strict=True):
+            params[name], configs[name] = value, config
         return self._losses[-1]
 
     def train(self, num_iterations: int | None = None) -> None:

@@ -250,13 +250,6 @@ void gather(const std::uint32_t (&mine)[n], std::uint32_t (&all)[32][n]) {
     }
 }
 
-float low_half(std::uint32_t pair) {
-    return std::bit_cast<float>(pair << 16);
-}
-float high_half(std::uint32_t pair) {
-    return std::bit_cast<float>(pair & 0xffff0000u);
-}
-
 // d (16,8) += a (16,k) b (k,8), whose elements are told by row and column; products are exact, sums in double, rounded
 // once: a tensor core's own order is not documented, and tests hold it against a bound only.
 template <int k, class A, class B>
@@ -284,14 +277,28 @@ void mma_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&
         [&](int k, int column) { return number(bs[column * 4 + k % 4][k / 4]); });
 }
 
-void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+namespace {
+
+// Of numbers of 16 bits, two in a register; `number` tells what bits are.
+template <class Number>
+void multiply_pairs(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], Number&& number) {
     std::uint32_t as[32][4], bs[32][2];
     host::gather(a, as);
     host::gather(b, bs);
-    const auto half = [](std::uint32_t pair, int k) { return k % 2 ? host::high_half(pair) : host::low_half(pair); };
+    const auto half = [&](std::uint32_t pair, int k) { return number((k % 2 ? pair >> 16 : pair) & 0xffffu); };
     host::multiply<16>(
         d, [&](int row, int k) { return half(as[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k); },
         [&](int k, int column) { return half(bs[column * 4 + k % 8 / 2][k / 8], k); });
+}
+
+}  // namespace
+
+void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    multiply_pairs(d, a, b, [](std::uint32_t bits) { return std::bit_cast<float>(bits << 16); });
+}
+
+void mma_fp16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+    multiply_pairs(d, a, b, [](std::uint32_t bits) { return widened(Half{static_cast<std::uint16_t>(bits)}); });
 }
 
 cudaError_t current_device(Device& device) {

@@ -15,6 +15,8 @@
 #include <functional>
 #include <tuple>
 
+#include "../half.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -237,6 +239,26 @@ inline std::uint32_t pack_bf16(float low, float high) {
 }
 void mma_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+void mma_fp16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+
+inline Half to_half(float x) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+    std::uint32_t half;
+    if (size > 0x7f800000u)  // NaN
+        half = 0x7e00u;
+    else if (size >= 0x47800000u)  // 2^16
+        half = 0x7c00u;
+    else if (size >= 0x38800000u)  // 2^-14, the least that is not denormal; what rounds up to 2^16 becomes infinity
+        half = (size + 0xfffu + (size >> 13 & 1u) - 0x38000000u) >> 13;
+    else  // numbers from 0.5 to 1 are as far apart as denormal halves, and so the addition rounds
+        half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000u;
+    return {static_cast<std::uint16_t>(sign | half)};
+}
+inline float widened(Half x) {
+    const std::uint32_t sign = (x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+    if (rest >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | rest << 13);
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112f));
+}
 
 template <class... P, class... A>
 cudaError_t launch_with(bool together, void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, A&&... args) {
