@@ -150,13 +150,15 @@ def test() -> bool:
 
 
 def bench() -> bool:
-    """Every benchmark on the GPU, recorded with its name; recurrent layers in lower precision too."""
+    """Every benchmark on the GPU, recorded with its name; recurrent layers in lower precision and of halves too."""
     program = [sys.executable, "-m", "fastrnn", "bench"]
     options = ["--backend", "cuda", "--all", "--record", "bench/results.csv"]
     results = [run("fastrnn bench --backend cuda", *program, *options)]
     for precision in ("high", "medium"):
         lower = ["rnn", "lstm", "gru", *options, "--precision", precision]
         results.append(run(f"fastrnn bench --backend cuda --precision {precision}", *program, *lower))
+    halves = ["rnn", "lstm", "gru", *options, "--dtype", "float16"]
+    results.append(run("fastrnn bench --backend cuda --dtype float16", *program, *halves))
     return all(results)
 
 

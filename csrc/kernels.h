@@ -214,6 +214,8 @@ enum class Precision { highest, high, medium };
 //             two: first by the input parts, then by the recurrent parts); dx, dWx, dWh are the caller's products of
 //             it.
 // The buffers depend on the device that is current; forward and backward may run in different precisions.
+// T is float, double or Half (cuda/half.h). Of halves the pre-activations, da and all that is kept are float in the
+// same buffers, whose sizes are told in halves; the precision is not looked at.
 template <class T>
 Error rnn_buffers(Index N, Index steps, Index H, BufferSizes& sizes);
 template <class T>

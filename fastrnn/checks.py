@@ -23,6 +23,7 @@ from fastrnn.backend import get_backend
 from fastrnn.cache import Cache
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+WITH_HALVES = (np.dtype(np.float16), *FLOATS)
 
 
 @lru_cache(maxsize=256)
@@ -61,9 +62,11 @@ class Arguments:
         Where those sizes come from.
     place : Place, optional
         Where the arrays of the call live.
+    halves : bool, optional
+        Whether the kernels of the call take float16 too.
     """
 
-    __slots__ = ("dims", "function", "place", "plain", "sources")
+    __slots__ = ("dims", "dtypes", "function", "place", "plain", "sources")
 
     def __init__(
         self,
@@ -71,8 +74,10 @@ class Arguments:
         dims: dict[str, int] | None = None,
         source: str = "the forward pass",
         place: Place = HOST,
+        halves: bool = False,
     ) -> None:
         self.function = function
+        self.dtypes = WITH_HALVES if halves else FLOATS
         self.place = place
         self.plain = place.plain
         self.dims: dict[str, int] = dict(dims or {})
@@ -126,13 +131,14 @@ class Arguments:
 
     def raw(self, name: str, value: Any) -> Any:
         """`value` as an array of real numbers, its dtype not yet settled."""
-        if type(value) is self.plain and value.dtype in FLOATS and value.dtype.isnative:
+        if type(value) is self.plain and value.dtype in self.dtypes and value.dtype.isnative:
             return value
         array = self.array(name, value)
         if array.dtype.kind not in "fiub":
             raise self.fail(TypeError, name, "be an array of real numbers", self._kind(value, array))
-        if array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS:
-            raise self.fail(TypeError, name, "have dtype float32 or float64", f"dtype {array.dtype}")
+        if array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in self.dtypes:
+            *names, last = (dtype.name for dtype in self.dtypes)
+            raise self.fail(TypeError, name, f"have dtype {', '.join(names)} or {last}", f"dtype {array.dtype}")
         return array
 
     def floats(self, *named: tuple[str, Any, str], dtype: np.dtype | None = None) -> list[Any]:
@@ -149,7 +155,7 @@ class Arguments:
                 self.shape(name, array.shape, pattern)
         if dtype is None:
             dtype = np.result_type(*{array.dtype for array in arrays if array is not None})
-            if dtype not in FLOATS:
+            if dtype not in self.dtypes:
                 dtype = np.dtype(np.float64)
         return [array if array is None else self.settle(array, dtype) for array in arrays]
 

@@ -6,10 +6,11 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from harness import complains
 from recurrent import GATES, arguments, backward, forward
 
 import fastrnn
-from fastrnn import checks, conformance, reference
+from fastrnn import conformance, reference
 
 simulator = pytest.importorskip(
     "fastrnn._cuda_on_host", reason="the CUDA kernels were not built over the simulator (FASTRNN_CUDA_ON_HOST=ON)"
@@ -35,7 +36,6 @@ def on_host(monkeypatch):
         pytest.skip("fastrnn.cuda was imported before, for a GPU; set FASTRNN_CUDA_ON_HOST=1")
     # Whoever asked before was told that there is no GPU, and the answer was kept.
     monkeypatch.setitem(sys.modules["fastrnn.backend"]._reasons, "cuda", "")
-    monkeypatch.setattr(checks, "FLOATS", (np.dtype(np.float16), *checks.FLOATS))  # no public function takes them yet
     before = fastrnn.get_float32_matmul_precision()
     with fastrnn.backend("cuda"):
         yield
@@ -332,9 +332,69 @@ def test_all_halves_pass_through_a_sequence_of_no_steps(cell, on_host):
 
 
 @pytest.mark.parametrize("cell", GATES)
+def test_the_dtypes_of_a_call_are_promoted(cell, on_host):
+    inputs = arguments(cell, N=3, T=2, D=4, H=5, dtype=np.float16)
+    h, cache = forward(cell)(*inputs)
+    assert h.dtype == np.float16
+    assert {a.dtype for a in backward(cell)(h.astype(np.float64), cache)} == {np.dtype(np.float16)}
+    wider = forward(cell)(*inputs[:-1], inputs[-1].astype(np.float32))[0]
+    assert wider.dtype == np.float32
+    with complains(
+        TypeError, f"{cell}_forward", "'x'", "float16, float32 or float64", f"dtype {np.dtype(np.longdouble)}"
+    ):
+        forward(cell)(inputs[0].astype(np.longdouble), *inputs[1:])
+
+
+@pytest.mark.parametrize("backend", [name for name in fastrnn.available_backends() if name != "cuda"])
+@pytest.mark.parametrize("cell", GATES)
+def test_no_other_backend_takes_halves(cell, backend):
+    with fastrnn.backend(backend):
+        with complains(TypeError, f"{cell}_forward", "'x'", "float32 or float64", "dtype float16"):
+            forward(cell)(*arguments(cell, dtype=np.float16))
+        h, cache = forward(cell)(*arguments(cell, dtype=np.float32))
+        with complains(TypeError, f"{cell}_backward", "'dh'", "float32 or float64", "dtype float16"):
+            backward(cell)(h.astype(np.float16), cache)
+
+
+def test_no_other_row_takes_halves(on_host):
+    a = np.ones((3, 4), np.float16)
+    with complains(TypeError, "gram_matrix", "float32 or float64", "dtype float16"):
+        fastrnn.gram_matrix(a[None, None])
+    with complains(TypeError, "sgd", "float32 or float64", "dtype float16"):
+        fastrnn.sgd(a, a)
+
+
+@pytest.mark.parametrize("cell", GATES)
 def test_what_is_kept_of_halves_is_float32(cell, on_host):
     module = import_module(f"fastrnn.cuda.{cell}")
     buffers = getattr(module, f"{cell}_buffers")
     N, T, D, H = 20, 3, 5, 40
     assert buffers(N, T, D, H, 2)[0] == 2 * buffers(N, T, D, H, 4)[0]
     assert module.chose(N, T, D, H, 2) == "persistent"
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_the_conformance_grid_on_halves(cell, on_host):
+    cases = [case for case in conformance.CASES[cell]() if case.name.startswith("4x5x7x9")]
+    assert not conformance.runs_on(cases[0], "numba", "float16") and conformance.runs_on(cases[0], "cuda", "float16")
+    for case in cases:
+        outcome = conformance.run_case(case, "cuda", "float16")
+        assert not outcome.failure and outcome.ratio < 1, (str(case), outcome.failure)
+
+
+@pytest.mark.parametrize("mode", ["forward", "both"])
+@pytest.mark.parametrize("cell", GATES)
+def test_pytorch_in_half_precision_is_a_peer(cell, mode, on_host):
+    pytest.importorskip("torch")
+    recurrent = pytest.importorskip("fastrnn.bench.recurrent", reason="the benchmarks are not installed")
+    benchmark = recurrent.benchmarks(cell)[0]
+    arrays = benchmark.inputs((6, 3, 10, 24), np.float16)
+    ours = benchmark.run(fastrnn, arrays, mode)()
+    try:
+        call, convert = benchmark.peers["torch"](arrays, mode)
+        theirs = convert(call())
+    except RuntimeError as error:
+        pytest.skip(f"PyTorch has no {cell} of halves on the processor: {error}")
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype == np.float16 and one.shape == other.shape
+        assert np.abs(one - other.astype(float)).max() < 2**-6 * np.abs(other).max()

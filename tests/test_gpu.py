@@ -51,6 +51,14 @@ def test_small_cases_for_the_sanitizer(row):
 
 
 @pytest.mark.parametrize("cell", GATES)
+def test_halves_against_the_oracle(cell):
+    for case in conformance.CASES[cell]():
+        if conformance.runs_on(case, "cuda", "float16"):
+            outcome = conformance.run_case(case, "cuda", "float16")
+            assert not outcome.failure, f"{case}: {outcome.failure}"
+
+
+@pytest.mark.parametrize("cell", GATES)
 def test_two_streams_at_once(cell, cupy):
     there = [moved(cupy, arguments(cell, 20, 50, 64, 96, np.float32, seed)) for seed in (0, 1)]
     alone = [passes(cell, given, nullcontext()) for given in there]

@@ -57,7 +57,10 @@ def bench(
         ),
     ] = None,
     mode: Annotated[list[str] | None, typer.Option(help="forward, backward, both (together). Default: both.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32, float64. Default: float32.")] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="float32, float64; float16 for rnn, lstm and gru on cuda. Default: float32."),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -98,11 +101,15 @@ def bench(
     Exit code: 0, or 1 if a provider's results are wrong, 2 for bad usage, 130 after Ctrl-C.
     """
     benchmarks = _benchmarks(operations)
-    dtypes = common.chosen(dtype or ["float32"], conformance.DTYPES, "dtype")
+    dtypes = common.chosen(dtype or ["float32"], conformance.WITH_HALVES, "dtype")
     modes = common.chosen(mode or ["both"], MODES, "mode")
     if precision is not None:
         common.one(precision, PRECISIONS, "precision")
     ours = _ours(backend)
+    if "float16" in dtypes:
+        for row, _ in benchmarks:
+            if (ours, row) not in conformance.HALVES:
+                common.fail(f"--dtype float16 is for gru, lstm, rnn on backend cuda, not for {row} on {ours}")
     wanted = _peers(peers, ours)
     _check_files(as_json, plot, record)
     groups = _groups(benchmarks, shape, all_shapes, sweep, modes, dtypes)

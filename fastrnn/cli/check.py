@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -37,7 +38,10 @@ def check(
         list[str] | None,
         typer.Option(help="Backends, repeated or separated by commas. Default: those usable, but the reference."),
     ] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32, float64. Default: both.")] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="float32, float64; float16 for rnn, lstm and gru on cuda. Default: the first two."),
+    ] = None,
     isa: Annotated[
         list[str] | None,
         typer.Option(help="Instruction sets to force upon backend cpu, or 'all'. Default: the one that is running."),
@@ -62,13 +66,16 @@ def check(
     Exit code: 0 if all is right, 1 if a case failed, 2 for bad usage, 130 after Ctrl-C.
     """
     names = common.chosen(operations, list(conformance.CASES), "operation")
-    dtypes = common.chosen(dtype, conformance.DTYPES, "dtype")
+    dtypes = common.chosen(dtype, conformance.WITH_HALVES if dtype else conformance.DTYPES, "dtype")
     if precision is not None:
         fastrnn.set_float32_matmul_precision(common.one(precision, PRECISIONS, "precision"))
     if backend is None:
         backends = [name for name in fastrnn.available_backends() if name != "reference"] or ["reference"]
     else:
         backends = common.usable_backends(common.chosen(backend, list(fastrnn.backend_status()), "backend"))
+    if "float16" in dtypes and conformance.HALVES.isdisjoint(itertools.product(backends, names)):
+        asked = f"{', '.join(names)} on {', '.join(backends)}"
+        common.fail(f"--dtype float16 is for gru, lstm, rnn on backend cuda, not for {asked}")
     common.check_files(junit, as_json)
 
     outcomes: list[Outcome]

@@ -44,7 +44,7 @@ def rnn_step_forward(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> tuple[np.
     function = "rnn_step_forward"
     chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function, place=chosen.place)
+    check = Arguments(function, place=chosen.place, halves=chosen.column == "cuda")
     x = check.raw("x", x)
     vector = x.ndim == 1
     x, prev_h, Wx, Wh, b = check.floats(
@@ -88,7 +88,7 @@ def rnn_step_backward(dnext_h: Any, cache: Cache) -> tuple[np.ndarray, ...]:
     cache = Arguments(function).cache(cache, "rnn_step_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    check = Arguments(function, cache.dims, place=chosen.place)
+    check = Arguments(function, cache.dims, place=chosen.place, halves=chosen.column == "cuda")
     (dnext_h,) = check.floats(("dnext_h", dnext_h, "N H"), dtype=cache.dtype)
     vector, kept = cache.kept
     if chosen.is_reference:
@@ -151,11 +151,16 @@ def rnn_forward(
     -----
     Inputs may have any strides and byte order and are never modified. All are computed in their promoted floating
     dtype, float32 or float64; an input of another dtype is copied once.
+
+    On backend ``cuda`` that may be float16 too. The operands of products are then halves, multiplied on tensor cores
+    and summed in float32; gates, the states that pass from step to step and all that is kept for the backward pass are
+    float32, and results are rounded to float16 at the end. Gradients by the pre-activations are operands as well:
+    below 6e-8 they are 0, from 65520 on infinite, as elsewhere in half precision (losses are scaled for that).
     """
     function = "rnn_forward"
     chosen = choose(_ROW, x)
     rouse(chosen, product_operations(x, Wx))
-    check = Arguments(function, place=chosen.place)
+    check = Arguments(function, place=chosen.place, halves=chosen.column == "cuda")
     x, h0, Wx, Wh, b = check.floats(
         ("x", x, "N T D"), ("h0", h0, "N H"), ("Wx", Wx, "D H"), ("Wh", Wh, "H H"), ("b", b, "H")
     )
@@ -198,7 +203,7 @@ def rnn_backward(dh: Any, cache: Cache, *, dh_n: Any = None) -> tuple[np.ndarray
     cache = Arguments(function).cache(cache, "rnn_forward")
     chosen = follow(_ROW, function, cache)
     rouse(chosen, _operations(cache))
-    check = Arguments(function, cache.dims, place=chosen.place)
+    check = Arguments(function, cache.dims, place=chosen.place, halves=chosen.column == "cuda")
     dh, dh_n = check.floats(("dh", dh, "N T H"), ("dh_n", dh_n, "N H?"), dtype=cache.dtype)
     if chosen.is_reference:
         out = chosen.kernels.rnn_backward(dh, cache.kept, dh_n=dh_n)
