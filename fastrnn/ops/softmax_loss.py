@@ -60,7 +60,13 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
         chosen.kernels.temporal_softmax_loss(
             x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), N, row_loss, dx.reshape(N * T, V)
         )
-        loss = chosen.number(row_loss.sum() / N, x.dtype)
+        total_loss = getattr(chosen.kernels, "total_loss", None)
+        if total_loss:  # on a device: one launch for the sum, the division and the dtype
+            total = chosen.empty((1,), x.dtype)
+            total_loss(row_loss, N, total)
+            loss = chosen.number(total[0], x.dtype)
+        else:
+            loss = chosen.number(row_loss.sum() / N, x.dtype)
     ran(function, chosen)
     if verbose:
         print("dx_flat: ", (N * T, V))
