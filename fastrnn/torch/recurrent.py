@@ -26,6 +26,7 @@ from torch.autograd import forward_ad
 import fastrnn
 from fastrnn.backend import Chosen, choose, ran, rouse
 
+from .library import pause_openmp
 from .tensors import as_array, as_tensor
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -36,11 +37,18 @@ _SMALL = 1 << 16
 # LSTM of (32, 16, 128, 128) took 3.6 ms instead of 0.9 ms after one such copy: they held the core that its worker
 # needs.
 _GRAIN = 1 << 15
+# Operations of a kernel, some 0.2 ms on two cores, from which on letting go of those threads, 0.1 ms, pays.
+_WORTH_A_PAUSE = 5e7
 _PLAIN = (Tensor, torch.nn.Parameter)
 _WAY_AROUND = "set backend = 'torch' on the module (or fastrnn.torch.revert the model), which then runs torch.nn"
 
 
 # ---- PyTorch's layout and fastrnn's ----------------------------------------------------------------------------------
+
+
+def _takes_ours(chosen: Chosen) -> bool:
+    """Whether weights go through :func:`_to_ours`: the C++ kernels alone read and write PyTorch's layout in place."""
+    return bool(chosen.column != "cpu")
 
 
 def _swapped(W: Any, xp: Any, out: Any = None) -> Any:
@@ -73,11 +81,27 @@ def _to_torch(cell: str, dW: Any) -> Tensor:
     return out
 
 
-def _biases(cell: str, bias_ih: Any, bias_hh: Any, columns: int, dtype: np.dtype, xp: Any) -> Any:
+def _biases(cell: str, bias_ih: Any, bias_hh: Any, columns: int, dtype: np.dtype, chosen: Chosen) -> Any:
     """b and bh of the kernels: the sum where only the sum matters, that is everywhere but in the GRU's candidate."""
     if bias_ih is None:
-        return xp.zeros(columns, dtype), None
-    return (bias_ih, bias_hh) if cell == "gru" else (_to_ours(cell, bias_ih + bias_hh, xp), None)
+        return chosen.xp.zeros(columns, dtype), None
+    if cell == "gru":
+        return bias_ih, bias_hh
+    b = bias_ih + bias_hh
+    return (_to_ours(cell, b, chosen.xp) if _takes_ours(chosen) else b), None
+
+
+def _weights(cell: str, weight_ih: Any, weight_hh: Any, chosen: Chosen) -> tuple[Any, Any]:
+    """Wx and Wh as the kernels take them."""
+    if _takes_ours(chosen):
+        return _to_ours(cell, weight_ih, chosen.xp), _to_ours(cell, weight_hh, chosen.xp)
+    return weight_ih.T, weight_hh.T
+
+
+def _quiet(x: Tensor, operations: float) -> None:
+    """Let go of PyTorch's spinning threads before a kernel that is long enough for that to pay."""
+    if operations >= _WORTH_A_PAUSE:
+        pause_openmp(x)
 
 
 # ---- precision -------------------------------------------------------------------------------------------------------
@@ -288,8 +312,8 @@ def _run(
     columns = GATES[cell] * H
     rouse(chosen, 2.0 * N * T * D * columns)
     steps = _steps(cell, lengths, T, chosen)
-    Wx, Wh = _to_ours(cell, weight_ih, chosen.xp), _to_ours(cell, weight_hh, chosen.xp)
-    b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen.xp)
+    Wx, Wh = _weights(cell, weight_ih, weight_hh, chosen)
+    b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen)
     if chosen.is_reference:
         h, states, _ = _reference_forward(cell, x, h0, c0, Wx, Wh, b, bh, steps, reverse)
         h = _by_time(h, chosen) if _time_first(tensors[0]) else h
@@ -301,9 +325,11 @@ def _run(
     results = (h, h_n, *c_n, buffer(kept, dtype))
     if repeatable and _to_be_filled(kept):
         results[-1].fill(0)
+    _quiet(tensors[0], 2.0 * N * T * (D + H) * columns)
     with _Turn(dtype, medium):
         if cell == "lstm":
-            kernels.lstm_forward(x, h0, c0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
+            run = kernels.lstm_forward if _takes_ours(chosen) else kernels.lstm_forward_ifgo
+            run(x, h0, c0, Wx, Wh, b, steps, reverse, *results, buffer(scratch, dtype))
         elif cell == "gru":
             kernels.gru_forward(x, h0, Wx, Wh, b, bh, steps, reverse, *results, buffer(scratch, dtype))
         else:
@@ -394,9 +420,9 @@ def _run_backward(
     if dh is None:
         dh = chosen.xp.broadcast_to(chosen.xp.zeros((), dtype), (N, T, H))
     steps = _steps(cell, lengths, T, chosen)
-    Wx, Wh = _to_ours(cell, weight_ih, chosen.xp), _to_ours(cell, weight_hh, chosen.xp)
+    Wx, Wh = _weights(cell, weight_ih, weight_hh, chosen)
     if chosen.is_reference:
-        b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen.xp)
+        b, bh = _biases(cell, bias_ih, bias_hh, columns, dtype, chosen)
         dx, dh0, dWx, dWh, db, *rest = _reference_backward(
             cell, dh, dh_n, dc_n, x, h0, c0, Wx, Wh, b, bh, steps, reverse
         )
@@ -411,13 +437,17 @@ def _run_backward(
             )
         kept, workspace = as_array(reserve), chosen.buffer(scratch, dtype)
         dx, dh0, db = empty((N, T, D), dtype), empty((N, H), dtype), empty((columns,), dtype)
-        dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
+        ours = _takes_ours(chosen)
+        if ours:
+            dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
+        else:
+            dWx, dWh = empty((columns, D), dtype).T, empty((columns, H), dtype).T
         rest = [empty((columns,) if cell == "gru" else (N, H), dtype)] if cell != "rnn" else []
+        _quiet(tensors[0], 4.0 * N * T * (D + H) * columns)
         with _Turn(dtype, medium):
             if cell == "lstm":
-                kernels.lstm_backward(
-                    dh, dh_n, dc_n, x, h0, c0, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, *rest, dWx, dWh, db
-                )
+                run = kernels.lstm_backward if ours else kernels.lstm_backward_ifgo
+                run(dh, dh_n, dc_n, x, h0, c0, Wx, Wh, steps, reverse, kept, workspace, dx, dh0, *rest, dWx, dWh, db)
             elif cell == "gru":
                 kernels.gru_backward(
                     dh, dh_n, x, h0, Wx, Wh, bias_hh, steps, reverse, kept, workspace, dx, dh0, dWx, dWh, db, *rest
@@ -429,7 +459,10 @@ def _run_backward(
             ran(f"{cell}_backward", chosen, dtype, {"N": N, "T": T, "D": D, "H": H})
     if _time_first(tensors[0]):  # as x is: PyTorch would copy a gradient that is not laid out as its leaf
         dx = _by_time(dx, chosen)
-    weights = [_to_torch(cell, dW) for dW in (dWx, dWh, db)]
+    if _takes_ours(chosen):
+        weights = [_to_torch(cell, dW) for dW in (dWx, dWh, db)]
+    else:
+        weights = [_tensor(dW.T) for dW in (dWx, dWh, db)]
     last = [_tensor(array) for array in rest]
     if cell == "lstm":
         # The reference gives dc0 last, the kernels where it was put.
