@@ -58,8 +58,8 @@ struct Sequence {
     Index N, T, D, H;
     const Index* lengths;  // (N) steps of each sequence, 0..T; null: all have T
     bool reverse;          // run each from its last step to its first
-    // lstm: the gates of weights, biases and their gradients are i, f, g, o, as PyTorch has them. The weights' gradients
-    // then have a row stride of 1.
+    // lstm: the gates of weights, biases and their gradients are i, f, g, o, as PyTorch has them. The weights'
+    // gradients then have a row stride of 1.
     bool swapped = false;
 };
 
