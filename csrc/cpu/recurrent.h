@@ -285,6 +285,8 @@ Index gradient_spill(const Shape<T>& s, int gates) {
 // product then reads both in order, and what it adds to a tile of the result is long_block deep. Measured before, with
 // xh read in place and the result's columns shared out: 61 % of the peak on (256,32,512,1024), K = 8192; so: 86 %, with
 // blocks of 256, 512 and 1024 taking 548, 527 and 491 ms.
+// Panels packed once, each worker its share, instead of by every worker for itself: nothing gained, they then come from
+// the other core's caches.
 template <class T>
 void weight_gradients(const Worker& w, const Table<T>& t, const Shape<T>& s, Index total, const T* xh, const T* da,
                       Index ld_da, int gates, T* left, T* spill, Result<T> dWx, Result<T> dWh, T* db) {
