@@ -14,6 +14,7 @@ import torch
 from torch import _VF, Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .packing import Packing
 from .recurrent import sequence
 from .selection import Selection
 
@@ -82,7 +83,8 @@ class _Layers(Selection, nn.RNNBase):
         compute, medium, kind = self._precisions(weight, given)
         lengths: Any = None
         if packed:
-            x, lengths = _VF._pad_packed_sequence(data, batch_sizes, True, 0.0, batch_sizes.numel())
+            packing = Packing(batch_sizes)
+            x, lengths = packing.pad(data)
         else:
             x = data if self.batch_first else data.transpose(0, 1)
         if x.dtype != compute:
@@ -91,8 +93,7 @@ class _Layers(Selection, nn.RNNBase):
         if kind != compute:
             x, h, c = x.to(kind), h.to(kind), c.to(kind) if lstm else None
         if packed:
-            data, _ = _VF._pack_padded_sequence(x, lengths, True)
-            output: Any = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+            output: Any = PackedSequence(packing.pack(x, lengths), batch_sizes, sorted_indices, unsorted_indices)
             last: Any = (h, c) if lstm else h
             return output, self.permute_hidden(last, unsorted_indices)
         # torch.nn's output is contiguous where time comes first, and programs call view() on it.

@@ -714,7 +714,7 @@ class _OnDevice:
 _OPERATIONS = {cell: _define(cell)[0] for cell in GATES}
 
 
-def _bare(tensors: tuple[Tensor | None, ...]) -> bool:
+def bare(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether plain tensors with memory are all there is, and nobody records what is called."""
     if torch._C._len_torch_dispatch_stack():
         return False
@@ -780,7 +780,7 @@ def sequence(
     if not torch.compiler.is_compiling():
         if forward_ad._current_level >= 0:
             _refuse_tangents(cell, tensors)
-        if _bare(tensors):
+        if bare(tensors):
             # Under a transformation of torch.func, plain tensors can be wrappers.
             if torch._C._functorch.peek_interpreter_stack() is not None:
                 return _Sequence.apply(cell, *tensors, lengths, reverse, medium)[:-1]
