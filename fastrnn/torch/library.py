@@ -105,21 +105,26 @@ def scalar_tensor(value: Any) -> torch.Tensor:
     return as_tensor(np.asarray(value) if isinstance(value, np.generic) else value)
 
 
-def vmap_by_loop(operation: Any) -> None:
-    """Register ``torch.vmap`` of an operation as a loop over the batch: right for every argument, not the fastest."""
+def slice_by_slice(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule for ``torch.vmap`` that calls for each slice of the batch: right for every argument, not the fastest."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         dims = tuple(in_dims) + (None,) * (len(args) - len(in_dims))
         results = []
         for i in range(info.batch_size):
             one = (a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True))
-            results.append(operation(*one))
+            results.append(call(*one))
         if isinstance(results[0], torch.Tensor):
             return torch.stack(results), 0
         columns = list(zip(*results, strict=True))
         return tuple(torch.stack(column) for column in columns), (0,) * len(columns)
 
-    torch.library.register_vmap(operation, rule)
+    return rule
+
+
+def vmap_by_loop(operation: Any) -> None:
+    """Register :func:`slice_by_slice` as ``torch.vmap`` of an operation."""
+    torch.library.register_vmap(operation, slice_by_slice(operation))
 
 
 def refuse(message: str) -> Callable[..., Any]:

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,17 +23,13 @@ from torch.autograd import forward_ad
 import fastrnn
 from fastrnn.backend import Chosen, choose, ran, rouse
 
-from .library import pause_openmp
+from .library import pause_openmp, slice_by_slice, stream_of, vmap_by_loop
 from .tensors import as_array, as_tensor
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 _DTYPES = (torch.float32, torch.float64)
 _ARRAY_DTYPES = (np.float32, np.float64)
 _SMALL = 1 << 16
-# PyTorch's operations on more elements run on its OpenMP threads, which spin for milliseconds after. On two cores an
-# LSTM of (32, 16, 128, 128) took 3.6 ms instead of 0.9 ms after one such copy: they held the core that its worker
-# needs.
-_GRAIN = 1 << 15
 # Operations of a kernel, some 0.2 ms on two cores, from which on letting go of those threads, 0.1 ms, pays.
 _WORTH_A_PAUSE = 5e7
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -51,10 +44,10 @@ def _takes_ours(chosen: Chosen) -> bool:
     return bool(chosen.column != "cpu")
 
 
-def _swapped(W: Any, xp: Any, out: Any = None) -> Any:
+def _swapped(W: Any, xp: Any) -> Any:
     """The third and the last quarter of the rows swapped: gates i, f, g, o for i, f, o, g, and back."""
     third, last = W.shape[0] // 2, W.shape[0] // 4 * 3
-    return xp.concatenate((W[:third], W[last:], W[third:last]), out=out)
+    return xp.concatenate((W[:third], W[last:], W[third:last]))
 
 
 def _to_ours(cell: str, W: Any, xp: Any = np) -> Any:
@@ -62,23 +55,9 @@ def _to_ours(cell: str, W: Any, xp: Any = np) -> Any:
     return (_swapped(W, xp) if cell == "lstm" else W).T
 
 
-def _to_torch(cell: str, dW: Any) -> Tensor:
+def _to_torch(cell: str, dW: Any, xp: Any) -> Tensor:
     """Gradients of what :func:`_to_ours` gave, contiguous in PyTorch's layout."""
-    dW = dW.T
-    if type(dW) is np.ndarray and dW.size <= _GRAIN:
-        return torch.from_numpy(
-            _swapped(dW, np, np.empty(dW.shape, dW.dtype)) if cell == "lstm" else np.ascontiguousarray(dW)
-        )
-    given = _tensor(dW)
-    out, H = torch.empty(given.shape, dtype=given.dtype, device=given.device), len(given) // 4
-    # NumPy transposes large arrays slowly; by pieces PyTorch does it without its threads.
-    blocks = ((0, 0, 2 * H), (2 * H, 3 * H, H), (3 * H, 2 * H, H)) if cell == "lstm" else ((0, 0, len(given)),)
-    rows = max(1, _GRAIN // given[0].numel())
-    for to, start, count in blocks:
-        for at in range(0, count, rows):
-            end = min(at + rows, count)
-            out[to + at : to + end].copy_(given[start + at : start + end])
-    return out
+    return _tensor(xp.ascontiguousarray(_swapped(dW.T, xp) if cell == "lstm" else dW.T))
 
 
 def _biases(cell: str, bias_ih: Any, bias_hh: Any, columns: int, dtype: np.dtype, chosen: Chosen) -> Any:
@@ -163,14 +142,6 @@ class _Turn:
 _precision = _Precision()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_precision.after_fork)
-
-
-@contextmanager
-def _on_current_stream(x: Tensor) -> Iterator[None]:
-    """CuPy's work on the device of `x`, on the stream that PyTorch uses there."""
-    cupy = import_module("cupy")
-    with torch.cuda.device(x.device), cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
-        yield
 
 
 # ---- one call of a kernel --------------------------------------------------------------------------------------------
@@ -298,7 +269,7 @@ def _forward(
     """output (N, T, H), h_n, of the LSTM c_n (N, H), and what backward needs."""
     tensors = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh)
     if x.is_cuda:
-        with _on_current_stream(x):
+        with stream_of(x):
             return _run(cell, tensors, lengths, reverse, medium, repeatable)
     return _run(cell, tensors, lengths, reverse, medium, repeatable)
 
@@ -397,7 +368,7 @@ def _backward(
     """dx, dh0, of the LSTM dc0, dweight_ih, dweight_hh, dbias, and of the GRU the other bias's."""
     tensors, gradients = (x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh), (dh, dh_n, dc_n)
     if x.is_cuda:
-        with _on_current_stream(x):
+        with stream_of(x):
             return _run_backward(cell, gradients, tensors, lengths, reserve, reverse, medium)
     return _run_backward(cell, gradients, tensors, lengths, reserve, reverse, medium)
 
@@ -460,7 +431,7 @@ def _run_backward(
     if _time_first(tensors[0]):  # as x is: PyTorch would copy a gradient that is not laid out as its leaf
         dx = _by_time(dx, chosen)
     if _takes_ours(chosen):
-        weights = [_to_torch(cell, dW) for dW in (dWx, dWh, db)]
+        weights = [_to_torch(cell, dW, chosen.xp) for dW in (dWx, dWh, db)]
     else:
         weights = [_tensor(dW.T) for dW in (dWx, dWh, db)]
     last = [_tensor(array) for array in rest]
@@ -513,20 +484,6 @@ def _no_forward_mode(cell: str) -> RuntimeError:
     )
 
 
-def _slice_by_slice(call: Any) -> Any:
-    """The rule for vmap: a call for each slice, since weights of their own rule out one call for all."""
-
-    def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        results = [
-            call(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)))
-            for i in range(info.batch_size)
-        ]
-        stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
-
-    return rule
-
-
 class _Sequence(torch.autograd.Function):
     """Outputs, states and reserve. Its parts are apart, as torch.func wants them."""
 
@@ -556,7 +513,7 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _slice_by_slice(_Sequence.apply)(info, in_dims, *arguments)
+        return slice_by_slice(_Sequence.apply)(info, in_dims, *arguments)
 
 
 class _PlainSequence(_Sequence):
@@ -595,7 +552,7 @@ class _SequenceBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return _slice_by_slice(_SequenceBackward.apply)(info, in_dims, *arguments)
+        return slice_by_slice(_SequenceBackward.apply)(info, in_dims, *arguments)
 
 
 def _by_argument(cell: str, gradients: Any, needed: Any) -> tuple[Tensor | None, ...]:
@@ -700,7 +657,7 @@ def _define(cell: str) -> tuple[Any, Any]:
     operation.register_autograd(differentiate, setup_context=setup_context)
     operation_backward.register_autograd(refuse)
     for each in (operation, operation_backward):
-        each.register_vmap(_slice_by_slice(each))
+        vmap_by_loop(each)
     return operation, operation_backward
 
 
