@@ -18,7 +18,7 @@ from .selection import Selection, autocast
 class _OneStep(Selection):
     """What the three have in common."""
 
-    _slower = "a single step was faster there at every size measured"
+    _slower = "a single step was faster there at nearly every size measured"
 
     def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
