@@ -22,6 +22,7 @@ from .recurrent import RAGGED_SHAPES, SHAPES, TORCH_ORDER, _columns
 # Layers and directions of the deep network, and its size.
 DEEP = (2, 2)
 DEEP_SHAPES = ((64, 64, 256, 256),)
+CELLS = ("lstm", "gru", "rnn")
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -131,27 +132,47 @@ def _oracle(cell: str, layers: int, directions: int, m: Any, a: Arrays, mode: st
 
 
 def _module(
-    cell: str, layers: int, directions: int, library: Callable[[], ModuleType], a: Arrays, mode: str
+    cell: str, layers: int, directions: int, padded: bool, library: Callable[[], ModuleType], a: Arrays, mode: str
 ) -> tuple[Call, Any]:
-    """A library's module; with lengths on a PackedSequence, which is packed and padded again in the call."""
+    """A library's module; with lengths from one PackedSequence to another, or `padded` around them."""
     import torch
-    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+    from torch.nn.utils import rnn
 
     (_, T, D), H = a["x"].shape, a["weight_hh_l0"].shape[1]
-    x = tensor(a["x"]).requires_grad_(mode != "forward")
+    x, dh = tensor(a["x"]), tensor(a["dh"])
     options: Any = {"batch_first": True, "bidirectional": directions == 2, "dtype": x.dtype, "device": x.device}
     module = getattr(library(), cell.upper())(D, H, layers, **options)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(tensor(a[name]))
+    if "lengths" not in a:
+        x.requires_grad_(mode != "forward")
+        return autograd(lambda: module(x)[0], [x, *module.parameters()], dh, mode), arrays_of
 
-    def packed() -> Any:
-        sequences = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(module(sequences)[0], batch_first=True, total_length=T)[0]
+    lengths = torch.from_numpy(a["lengths"])
+    ragged = {"batch_first": True, "enforce_sorted": False}
+    if padded:
+        x.requires_grad_(mode != "forward")
+        theirs = rnn if library is _nn else library()
 
-    lengths: Any = torch.from_numpy(a["lengths"]) if "lengths" in a else None
-    forward = packed if "lengths" in a else lambda: module(x)[0]
-    return autograd(forward, [x, *module.parameters()], tensor(a["dh"]), mode), arrays_of
+        def whole() -> Any:
+            output = module(theirs.pack_padded_sequence(x, lengths, **ragged))[0]
+            return theirs.pad_packed_sequence(output, batch_first=True, total_length=T)[0]
+
+        return autograd(whole, [x, *module.parameters()], dh, mode), arrays_of
+
+    packed, dh = (rnn.pack_padded_sequence(one, lengths, **ragged) for one in (x, dh))
+    packed.data.requires_grad_(mode != "forward")
+
+    def as_padded(results: list[Any]) -> tuple[np.ndarray, ...]:
+        """Outputs and the gradient of x as the oracle has them."""
+        count = 2 if mode == "both" else 1
+        sequences = [packed._replace(data=one.detach()) for one in results[:count]]
+        outer = [rnn.pad_packed_sequence(one, batch_first=True, total_length=T)[0] for one in sequences]
+        return arrays_of([*outer, *results[count:]])
+
+    leaves = [packed.data, *module.parameters()]
+    return autograd(lambda: module(packed)[0].data, leaves, dh.data, mode), as_padded
 
 
 def _nn() -> ModuleType:
@@ -166,7 +187,14 @@ def _ours() -> ModuleType:
     return fastrnn.torch
 
 
-def _recurrent(kernel: str, cell: str, shapes: tuple[Shape, ...], sizes: tuple[int, int], ragged: bool) -> Benchmark:
+def _recurrent(
+    kernel: str,
+    cell: str,
+    shapes: tuple[Shape, ...] = SHAPES,
+    sizes: tuple[int, int] = (1, 1),
+    ragged: bool = False,
+    padded: bool = False,
+) -> Benchmark:
     return Benchmark(
         kernel,
         "N T D H",
@@ -175,11 +203,11 @@ def _recurrent(kernel: str, cell: str, shapes: tuple[Shape, ...], sizes: tuple[i
         partial(_flops, cell, *sizes, ragged),
         partial(_moved, cell, *sizes, ragged),
         partial(_oracle, cell, *sizes),
-        {"torch": partial(_module, cell, *sizes, _nn)},
+        {"torch": partial(_module, cell, *sizes, padded, _nn)},
         quick=min(2, len(shapes)),
         steps="T",
         stays=("*",),
-        ours=partial(_module, cell, *sizes, _ours),
+        ours=partial(_module, cell, *sizes, padded, _ours),
     )
 
 
@@ -227,9 +255,11 @@ def _embedding(a: Arrays, mode: str) -> tuple[Call, Any]:
 
 
 BENCHMARKS = (
-    *(_recurrent(f"torch_{cell}", cell, SHAPES, (1, 1), False) for cell in ("lstm", "gru", "rnn")),
-    *(_recurrent(f"torch_{cell}_packed", cell, RAGGED_SHAPES, (1, 1), True) for cell in ("lstm", "gru", "rnn")),
-    _recurrent("torch_lstm_deep", "lstm", DEEP_SHAPES, DEEP, False),
+    *(_recurrent(f"torch_{cell}", cell) for cell in CELLS),
+    *(_recurrent(f"torch_{cell}_packed", cell, RAGGED_SHAPES, ragged=True) for cell in CELLS),
+    # From padded sequences to padded ones, packed in between.
+    *(_recurrent(f"torch_{cell}_ragged", cell, RAGGED_SHAPES, ragged=True, padded=True) for cell in CELLS),
+    _recurrent("torch_lstm_deep", "lstm", DEEP_SHAPES, DEEP),
     Benchmark(
         "torch_vocab_cross_entropy",
         "N T H V",

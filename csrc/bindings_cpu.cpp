@@ -289,7 +289,8 @@ void vocab_softmax_loss(Array h, Array W, Array b, Array y, Array mask, Array wo
         const auto y_ = vec<Index>(y);
         const Vec<unsigned char> mask_ = {static_cast<const unsigned char*>(mask.data()), mask.strides(0)};
         double* loss_ = output<double>(loss);
-        T *workspace_ = output<T>(workspace), *dh_ = output<T>(dh), *dW_ = output<T>(dW), *db_ = output<T>(db);
+        const auto dW_ = result<T>(dW);
+        T *workspace_ = output<T>(workspace), *dh_ = output<T>(dh), *db_ = output<T>(db);
         const Index N = h.shape(0), steps = h.shape(1), H = h.shape(2), V = W.shape(1);
         py::gil_scoped_release nogil;
         cpu::vocab_softmax_loss(N, steps, H, V, h_, W_, b_, y_, mask_, workspace_, loss_, dh_, dW_, db_);

@@ -154,7 +154,7 @@ template <class T>
 BufferSizes vocab_softmax_loss_buffers(Index R, Index H, Index V);
 template <class T>
 void vocab_softmax_loss(Index N, Index steps, Index H, Index V, Cube<T> h, Matrix<T> W, Vec<T> b, Vec<Index> y,
-                        Vec<unsigned char> mask, T* workspace, double* loss, T* dh, T* dW, T* db);
+                        Vec<unsigned char> mask, T* workspace, double* loss, T* dh, Result<T> dW, T* db);
 
 // ---- gram -----------------------------------------------------------------------------------------------------------
 // f (N,C,P)  ->  g (N,C,C) = scale f f^T, exactly symmetric

@@ -550,8 +550,10 @@ def _vocab_cases() -> Iterator[Case]:
     # Around tiles, vectors and panels of words; then several chunks of rows, the last one narrower, of each width.
     for shape in ((1, 1, 1, 1), (3, 4, 2, 1), (2, 3, 5, 7), (5, 4, 16, 16), (4, 6, 13, 33), (3, 7, 65, 130)):
         yield from _vocab("", shape)
-    for shape in ((10, 17, 70, 300), (15, 37, 40, 700), (44, 25, 24, 300), (1, 1300, 70, 257)):
-        yield from _vocab("", shape)
+    # With the units of a word side by side the gradient of W is another product.
+    for shape in ((10, 17, 70, 300), (15, 37, 40, 700), (44, 25, 24, 300), (1, 1300, 70, 257), (3, 50, 100, 1100)):
+        for case in _vocab("", shape):
+            yield from (case, replace(case, layout="fortran", name=f"{case.name} fortran"))
     for shape in ((3, 0, 4, 5), (3, 4, 0, 5), (2, 90, 0, 70)):
         yield from _vocab("", shape)
     shape = (3, 5, 6, 11)

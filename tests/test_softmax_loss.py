@@ -119,6 +119,15 @@ def test_dtypes_of_the_vocabulary_loss_promote(backend):
     assert fastrnn.last_backend() == backend and fastrnn.last_backend().function == "vocab_softmax_loss"
 
 
+def test_the_gradient_of_the_words_lies_as_the_words_do():
+    if fastrnn.backend_status()["cpu"]:
+        pytest.skip("no C++ kernels")
+    a = vocabulary_problem()
+    with fastrnn.backend("cpu"):
+        assert fastrnn.vocab_softmax_loss(**a)[2].flags.c_contiguous
+        assert fastrnn.vocab_softmax_loss(**a | {"W": np.asfortranarray(a["W"])})[2].flags.f_contiguous
+
+
 def test_results_of_the_vocabulary_loss_are_the_callers(backend):
     a = vocabulary_problem()
     first = fastrnn.vocab_softmax_loss(**a)

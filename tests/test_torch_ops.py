@@ -117,7 +117,7 @@ def test_image_losses_are_the_oracles():
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize("size", [(3, 4, 5, 11), (2, 700, 64, 1000), (1, 520, 256, 6200)])
+@pytest.mark.parametrize("size", [(3, 4, 5, 11), (5, 40, 100, 333), (2, 700, 64, 1000), (1, 520, 256, 6200)])
 def test_vocab_cross_entropy_is_the_oracles(size, ignored, reduction, with_bias):
     N, T, H, V = size
     h, weight = draw(N, T, H, dtype=torch.float32), draw(V, H, dtype=torch.float32, seed=1)
@@ -143,6 +143,27 @@ def test_vocab_cross_entropy_is_the_oracles(size, ignored, reduction, with_bias)
     with torch.no_grad():
         alone = ft.vocab_cross_entropy(h, weight, bias, y, reduction=reduction)
     assert_rule(alone, oracle(np.float32)[0], oracle(np.float64)[0])
+
+
+def test_vocab_cross_entropy_can_be_gone_back_through_again():
+    """The first backward pass gives away what forward made: the second must not find it changed, or change it."""
+    h, weight, bias, y = draw(3, 40, 20), draw(90, 20, seed=1), draw(90, seed=2), words(90, 3, 40)
+    loss = ft.vocab_cross_entropy(h, weight, bias, y)
+    first = torch.autograd.grad(3 * loss, (h, weight, bias), retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    for gradient in first:
+        gradient.zero_()
+    for gradient, expected in zip(torch.autograd.grad(loss, (h, weight, bias)), kept, strict=True):
+        torch.testing.assert_close(3 * gradient, expected)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+    loss = ft.vocab_cross_entropy(h, weight, bias, y)
+    for _ in range(2):  # summed up in place
+        loss.backward(retain_graph=True)
+    torch.testing.assert_close(1.5 * weight.grad, kept[1])
+    for tensor in (h, weight, bias):
+        tensor.grad = None
 
 
 def test_vocab_cross_entropy_of_nothing():

@@ -774,3 +774,48 @@ def test_workers_of_a_data_loader(method):
     loader = torch.utils.data.DataLoader(items, 1, num_workers=1, multiprocessing_context=method, timeout=50)
     for a, b in zip(expected, loader, strict=True):
         assert torch.equal(a, b[0])
+
+
+# ---- packing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("enforce_sorted", [False, True])
+@pytest.mark.parametrize("trailing", [(), (5,), (2, 3)])
+def test_packing_and_padding_are_pytorchs(batch_first, enforce_sorted, trailing):
+    theirs = torch.nn.utils.rnn
+    lengths = torch.tensor([7, 6, 6, 2, 1] if enforce_sorted else [2, 6, 1, 7, 6])
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn((5, 8, *trailing) if batch_first else (8, 5, *trailing), generator=generator, requires_grad=True)
+    made = {}
+    for library in (ft, theirs):
+        packed = library.pack_padded_sequence(x, lengths, batch_first, enforce_sorted)
+        padded, again = library.pad_packed_sequence(packed, batch_first, padding_value=0.5, total_length=9)
+        short, _ = library.pad_packed_sequence(packed, batch_first)
+        weights = torch.arange(padded.numel(), dtype=x.dtype).reshape(padded.shape)
+        gradient = torch.autograd.grad((weights * padded.square()).sum() + short.sum(), x)[0]
+        made[library] = [*packed, padded, again, short, gradient]
+    for ours, expected in zip(*made.values(), strict=True):
+        assert ours is expected is None or (torch.equal(ours, expected) and ours.is_contiguous())
+    both = theirs.pad_packed_sequence(ft.pack_padded_sequence(x, lengths, batch_first, enforce_sorted), batch_first)[0]
+    assert torch.equal(both, made[theirs][-2])
+
+
+def test_packing_can_be_differentiated_twice():
+    x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+
+    def there_and_back(x):
+        packed = ft.pack_padded_sequence(x, [2, 4, 3], batch_first=True, enforce_sorted=False)
+        return ft.pad_packed_sequence(packed, batch_first=True)[0].pow(3)
+
+    assert torch.autograd.gradgradcheck(there_and_back, x)
+
+
+def test_packing_refuses_what_pytorch_refuses():
+    x = torch.randn(3, 4, 2)
+    for lengths, words in (([4, 2, 0], "greater than 0"), ([1, 4, 2], "sorted"), ([4, 3], "batch_size|lengths")):
+        with pytest.raises((RuntimeError, ValueError), match=words):
+            ft.pack_padded_sequence(x, lengths, batch_first=True)
+    packed = ft.pack_padded_sequence(x, torch.tensor([3, 2, 2]), batch_first=True)
+    with pytest.raises(ValueError, match="total_length"):
+        ft.pad_packed_sequence(packed, batch_first=True, total_length=2)

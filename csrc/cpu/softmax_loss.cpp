@@ -10,7 +10,14 @@
 //   dh^T (H, rows)     = W scores          each thread some hidden units; what the scores lie in is a panel already
 //   dW (H, words)     += h^T scores^T      each thread its words again, turned into panels of 64 in place
 //
-// So W is never packed or transposed, chunk after chunk. A chunk is as large as a tenth of the score matrix allows, for
+// So W is never packed or transposed, chunk after chunk. Where the caller wants dW with the units of a word side by side,
+// as PyTorch has them, its last line is dW (words, H) += scores h: scores are the left operand as they lie, nothing is
+// turned, and panels of h are packed. (400, 512, 1004) took 6.4 ms so, 6.6 the other way, with W in the same order as
+// dW. In that order a W of 2 KiB a word, whose units fall into the same cache sets, makes dh^T of (2048, 512, 10000) take
+// 140 ms instead of 96, packed or not and fetched ahead or not (198 to 287 with 2080 bytes a word): a transposed copy of
+// a large W pays. Deeper blocks of h for the scores, 96 and 512 rows, gave 2.2 and 2.0 ms of 2.1.
+//
+// A chunk is as large as a tenth of the score matrix allows, for
 // dW is read and written once a chunk: (400, 512, 1004) in float32 took 10.5 ms with chunks of 16 rows, 6.5 with 32,
 // which are within that, and 6.3 with 64, on two cores of an EPYC (Zen 4); 128 rows gained nothing at any size. Panels
 // of words as narrow as the chunk made dW take 4.6 ms of them instead of 2.2. While a barrier takes 175 ns instead of
@@ -47,6 +54,8 @@ namespace {
 
 // Rows of h^T, and of dh^T, that a thread holds at a time.
 constexpr Index h_block = 64;
+// Words whose scores a thread goes over again and again: they stay in its L2.
+constexpr Index word_block = 512;
 // The most rows of a chunk.
 constexpr Index max_chunk = max_vectors * 16;
 // A W of more bytes than this is not taken to be in a cache, and is fetched ahead.
@@ -97,7 +106,9 @@ struct VocabProblem {
     Vec<Index> y;
     Vec<unsigned char> mask;
     T scale;
-    T *dh, *dW, *db;
+    T* dh;
+    Result<T> dW;
+    T* db;
 };
 
 void fetch_ahead(const void* p) {
@@ -136,8 +147,12 @@ class VocabWorker {
             w_.barrier();
             compute_dh();
             w_.barrier();
-            turn();
-            add_to_dW();
+            if (p_.dW.row == 1) {
+                add_to_dW_by_word();
+            } else {
+                turn();
+                add_to_dW();
+            }
         }
         return loss;
     }
@@ -168,23 +183,26 @@ class VocabWorker {
 
     void compute_scores() {
         const Matrix<T>& W = p_.W;
-        const bool far = p_.H * cut_.V * Index(sizeof(T)) > cached_bytes;
+        const bool far = W.row != 1 && p_.H * cut_.V * Index(sizeof(T)) > cached_bytes;
         const int height = t_.max_rows[vectors_];
-        Index k = 0;
-        do {
-            const Index depth = std::min(h_block, p_.H - k);
-            pack_h(k, depth);
-            for (Index v = first_; v < last_; v += height) {
-                const T* A = W.data + v * W.col + k * W.row;
-                // Every k is another line of W, and another page: no processor sees that coming.
-                if (far)
-                    for (Index d = 0; d < depth; ++d) fetch_ahead(A + d * W.row + 128 / Index(sizeof(T)) * W.col);
-                T* C = s_.scores + v * width_;
-                t_.tile(static_cast<int>(std::min<Index>(height, last_ - v)), vectors_, depth, A, W.col, W.row, block_,
-                        k ? C : nullptr, width_, cut_.lanes, C, width_, cut_.lanes);
-            }
-            k += depth;
-        } while (k < p_.H);
+        for (Index begin = first_; begin < last_; begin += word_block) {
+            const Index end = std::min(last_, begin + word_block);
+            Index k = 0;
+            do {
+                const Index depth = std::min(h_block, p_.H - k);
+                pack_h(k, depth);
+                for (Index v = begin; v < end; v += height) {
+                    const T* A = W.data + v * W.col + k * W.row;
+                    // Every k is another line of W, and another page: no processor sees that coming.
+                    if (far)
+                        for (Index d = 0; d < depth; ++d) fetch_ahead(A + d * W.row + 128 / Index(sizeof(T)) * W.col);
+                    T* C = s_.scores + v * width_;
+                    t_.tile(static_cast<int>(std::min<Index>(height, end - v)), vectors_, depth, A, W.col, W.row,
+                            block_, k ? C : nullptr, width_, cut_.lanes, C, width_, cut_.lanes);
+                }
+                k += depth;
+            } while (k < p_.H);
+        }
         T* top = s_.tops + w_.index * cut_.chunk;
         std::fill(top, top + width_, -std::numeric_limits<T>::infinity());
         t_.lanes_top(last_ - first_, vectors_, s_.scores + first_ * width_, p_.b.data + first_ * p_.b.stride,
@@ -267,21 +285,74 @@ class VocabWorker {
 
     void add_to_dW(Index panel, Index k, Index depth) {
         const int vectors = cut_.of(panel).vectors, height = t_.max_rows[vectors];
-        const Index V = cut_.V, words = cut_.start(panel + 1) - cut_.start(panel), wide = Index(vectors) * cut_.lanes;
+        const Index words = cut_.start(panel + 1) - cut_.start(panel), wide = Index(vectors) * cut_.lanes;
         const T* scores = s_.scores + cut_.start(panel) * width_;
         const bool whole = words == wide;
         T narrow[max_tile];
         for (Index i = 0; i < depth; i += height) {
             const Index rows = std::min<Index>(height, depth - i);
-            T* out = p_.dW + (k + i) * V + cut_.start(panel);
+            T* out = p_.dW.data + (k + i) * p_.dW.row + cut_.start(panel);
             for (Index j = height; j < std::min<Index>(2 * height, depth - i); ++j)  // the next tile
-                for (Index v = 0; v < words; v += 64 / Index(sizeof(T))) fetch_ahead(out + j * V + v);
+                for (Index v = 0; v < words; v += 64 / Index(sizeof(T))) fetch_ahead(out + j * p_.dW.row + v);
             T* C = whole ? out : narrow;
-            const Index c_row = whole ? V : wide;
+            const Index c_row = whole ? p_.dW.row : wide;
             t_.tile(static_cast<int>(rows), vectors, rows_, block_ + i * width_, width_, Index(1), scores,
                     whole && !first_chunk_ ? C : nullptr, c_row, cut_.lanes, C, c_row, cut_.lanes);
             if (!whole)
-                for (Index j = 0; j < rows; ++j) add_or_copy(words, narrow + j * wide, out + j * V);
+                for (Index j = 0; j < rows; ++j) add_or_copy(words, narrow + j * wide, out + j * p_.dW.row);
+        }
+    }
+
+    // The same where the hidden units of a word follow each other: scores are the left operand as they lie, h is
+    // packed.
+    void add_to_dW_by_word() {
+        const Index vectors = ceil_div(p_.H, cut_.lanes);
+        const T* from[max_chunk];
+        for (Index i = 0; i < rows_; ++i) from[i] = p_.h.at(row_[i] / p_.steps, row_[i] % p_.steps);
+        for (Index begin = first_; begin < last_; begin += word_block) {
+            const Index end = std::min(last_, begin + word_block);
+            for (Index v = 0; v < vectors; v += max_vectors) {
+                const Columns c = plain_columns(p_.H, cut_.lanes, v, vectors);
+                const Index wide = Index(c.vectors) * cut_.lanes;
+                for (Index i = 0; i < rows_; ++i)
+                    t_.pack(c.vectors, c.first, c.valid, Index(1), from[i], Index(0), p_.h.s2, block_ + i * wide);
+                add_to_dW_by_word(begin, end, c);
+            }
+            add_to_db(begin, end);
+        }
+    }
+
+    void add_to_dW_by_word(Index begin, Index end, const Columns& c) {
+        const int height = t_.max_rows[c.vectors];
+        const Index wide = Index(c.vectors) * cut_.lanes, row = p_.dW.col;
+        const Index units = wide - cut_.lanes + c.valid[c.vectors - 1];
+        const bool whole = units == wide;
+        T narrow[max_tile];
+        for (Index v = begin; v < end; v += height) {
+            const Index words = std::min<Index>(height, end - v);
+            T* out = p_.dW.data + v * row + c.first[0];
+            for (Index j = height; j < std::min<Index>(2 * height, end - v); ++j)  // the next tile
+                for (Index i = 0; i < units; i += 64 / Index(sizeof(T))) fetch_ahead(out + j * row + i);
+            T* C = whole ? out : narrow;
+            const Index c_row = whole ? row : wide;
+            t_.tile(static_cast<int>(words), c.vectors, rows_, s_.scores + v * width_, width_, Index(1), block_,
+                    whole && !first_chunk_ ? C : nullptr, c_row, cut_.lanes, C, c_row, cut_.lanes);
+            if (!whole)
+                for (Index j = 0; j < words; ++j) add_or_copy(units, narrow + j * wide, out + j * row);
+        }
+    }
+
+    // Sums of the scores' rows: their products with a column of ones.
+    void add_to_db(Index begin, Index end) {
+        T sums[max_tile];
+        std::fill_n(block_, rows_ * cut_.lanes, T(1));
+        const int height = t_.max_rows[1];
+        for (Index v = begin; v < end; v += height) {
+            const Index words = std::min<Index>(height, end - v);
+            t_.tile(static_cast<int>(words), 1, rows_, s_.scores + v * width_, width_, Index(1), block_, nullptr,
+                    Index(0), Index(0), sums, cut_.lanes, cut_.lanes);
+            for (Index j = 0; j < words; ++j)
+                p_.db[v + j] = first_chunk_ ? sums[j * cut_.lanes] : p_.db[v + j] + sums[j * cut_.lanes];
         }
     }
 
@@ -317,7 +388,7 @@ BufferSizes vocab_softmax_loss_buffers(Index R, Index /*H*/, Index V) {
 
 template <class T>
 void vocab_softmax_loss(Index N, Index steps, Index H, Index V, Cube<T> h, Matrix<T> W, Vec<T> b, Vec<Index> y,
-                        Vec<unsigned char> mask, T* workspace, double* loss, T* dh, T* dW, T* db) {
+                        Vec<unsigned char> mask, T* workspace, double* loss, T* dh, Result<T> dW, T* db) {
     const Index R = N * steps;
     const Cut cut = Cut::of(R, V, table<T>());
     const VocabScratch<T> scratch(cut, workspace);
@@ -326,7 +397,7 @@ void vocab_softmax_loss(Index N, Index steps, Index H, Index V, Cube<T> h, Matri
     Index counted = 0;
     for (Index r = 0; r < R; ++r) counted += mask(r) != 0;
     if (counted == 0) {
-        std::fill(dW, dW + H * V, T(0));
+        std::fill(dW.data, dW.data + H * V, T(0));
         std::fill(db, db + V, T(0));
     }
     *loss = 0;
@@ -343,8 +414,9 @@ template void temporal_softmax_loss<double>(Index, Index, Matrix<double>, Vec<In
 template BufferSizes vocab_softmax_loss_buffers<float>(Index, Index, Index);
 template BufferSizes vocab_softmax_loss_buffers<double>(Index, Index, Index);
 template void vocab_softmax_loss<float>(Index, Index, Index, Index, Cube<float>, Matrix<float>, Vec<float>, Vec<Index>,
-                                        Vec<unsigned char>, float*, double*, float*, float*, float*);
+                                        Vec<unsigned char>, float*, double*, float*, Result<float>, float*);
 template void vocab_softmax_loss<double>(Index, Index, Index, Index, Cube<double>, Matrix<double>, Vec<double>,
-                                         Vec<Index>, Vec<unsigned char>, double*, double*, double*, double*, double*);
+                                         Vec<Index>, Vec<unsigned char>, double*, double*, double*, Result<double>,
+                                         double*);
 
 }  // namespace fastrnn::cpu

@@ -102,6 +102,7 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     dh : ndarray, shape (N, T, H)
         Gradient with respect to `h`; 0 where masked.
     dW : ndarray, shape (H, V)
+        C-contiguous, or on the C++ kernels Fortran-contiguous if `W` is.
     db : ndarray, shape (V,)
 
     Raises
@@ -117,6 +118,14 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     scores, unless arguments have to be copied: for their dtype, or, on the Numba backend, because they are not in C
     order. There H has to be below V / 2, too. The reference holds all scores.
     """
+    return vocab_softmax_loss_by(h, W, b, y, mask, None)
+
+
+def vocab_softmax_loss_by(
+    h: Any, W: Any, b: Any, y: Any, mask: Any, by_word: bool | None
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """`vocab_softmax_loss`, whose dW is the transpose of a C-contiguous (V, H) array `by_word`; None: where W is nearer
+    to that than to C-contiguous itself. Only C++ kernels write it so: others' is C-contiguous."""
     function = "vocab_softmax_loss"
     chosen = choose(_ROW, h)
     check = Arguments(function, place=chosen.place)
@@ -130,7 +139,11 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
     if chosen.is_reference:
         loss, dh, dW, db = chosen.kernels.vocab_softmax_loss(h, W, b, y, mask)
     else:
-        dh, dW, db = (chosen.empty(a.shape, a.dtype) for a in (h, W, b))
+        dh, db = chosen.empty(h.shape, h.dtype), chosen.empty(b.shape, b.dtype)
+        if by_word is None:
+            by_word = abs(W.strides[0]) < abs(W.strides[1])
+        by_word = by_word and chosen.name == "cpu"
+        dW = chosen.empty(W.shape[::-1], W.dtype).T if by_word else chosen.empty(W.shape, W.dtype)
         (size,) = chosen.kernels.vocab_softmax_loss_buffers(N * T, H, V, h.itemsize)
         total = chosen.empty((1,), np.float64)
         # CUDA kernels are told which steps count, where that is known without waiting; others find it in the mask.

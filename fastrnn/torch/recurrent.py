@@ -23,16 +23,13 @@ from torch.autograd import forward_ad
 import fastrnn
 from fastrnn.backend import Chosen, choose, ran, rouse
 
-from .library import pause_openmp, slice_by_slice, stream_of, vmap_by_loop
+from .library import WORTH_A_PAUSE, bare, pause_openmp, slice_by_slice, stream_of, vmap_by_loop
 from .tensors import as_array, as_tensor
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 _DTYPES = (torch.float32, torch.float64)
 _ARRAY_DTYPES = (np.float32, np.float64)
 _SMALL = 1 << 16
-# Operations of a kernel, some 0.2 ms on two cores, from which on letting go of those threads, 0.1 ms, pays.
-_WORTH_A_PAUSE = 5e7
-_PLAIN = (Tensor, torch.nn.Parameter)
 _WAY_AROUND = "set backend = 'torch' on the module (or fastrnn.torch.revert the model), which then runs torch.nn"
 
 
@@ -79,7 +76,7 @@ def _weights(cell: str, weight_ih: Any, weight_hh: Any, chosen: Chosen) -> tuple
 
 def _quiet(x: Tensor, operations: float) -> None:
     """Let go of PyTorch's spinning threads before a kernel that is long enough for that to pay."""
-    if operations >= _WORTH_A_PAUSE:
+    if operations >= WORTH_A_PAUSE:
         pause_openmp(x)
 
 
@@ -669,16 +666,6 @@ class _OnDevice:
 
 
 _OPERATIONS = {cell: _define(cell)[0] for cell in GATES}
-
-
-def bare(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether plain tensors with memory are all there is, and nobody records what is called."""
-    if torch._C._len_torch_dispatch_stack():
-        return False
-    for t in tensors:
-        if t is not None and (type(t) not in _PLAIN or t.is_meta):
-            return False
-    return True
 
 
 def _wants_gradient(tensors: tuple[Tensor | None, ...]) -> bool:

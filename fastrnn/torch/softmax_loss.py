@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 import fastrnn
 from fastrnn.backend import choose
 from fastrnn.checks import Arguments
+from fastrnn.ops.softmax_loss import vocab_softmax_loss_by
 from fastrnn.torch.library import (
+    WORTH_A_PAUSE,
     autocast_to_float32,
+    bare,
     computed_in,
     floating,
     integers,
@@ -111,19 +115,20 @@ def vocab_cross_entropy(
             raise Arguments(function).fail(TypeError, "bias", f"have the dtype of h, {h.dtype}", f"dtype {bias.dtype}")
     differentiable = h.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     wanted = torch.is_grad_enabled() and differentiable
-    return _vocab_cross_entropy(h, weight, bias, targets, ignore_index, reduction == "mean", wanted)[0]
+    arguments = (h, weight, bias, targets, ignore_index, reduction == "mean")
+    if not torch.compiler.is_compiling() and forward_ad._current_level < 0 and bare(arguments[:4]):
+        # Under a transformation of torch.func, plain tensors can be wrappers.
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            if wanted:
+                return _Loss.apply(*arguments)
+            return _loss_and_gradients(*arguments, gradients=False)[0]
+    return _vocab_cross_entropy(*arguments, wanted)[0]
 
 
-# ---- the operations ------------------------------------------------------------------------------------------------
+# ---- the kernel ------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
-    "fastrnn::vocab_cross_entropy",
-    mutates_args=(),
-    schema="(Tensor h, Tensor weight, Tensor? bias, Tensor targets, int ignore_index, bool mean, bool gradients) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _vocab_cross_entropy(
+def _loss_and_gradients(
     h: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -132,7 +137,7 @@ def _vocab_cross_entropy(
     mean: bool,
     gradients: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The loss, and with `gradients` those of h, of the transposed weight and of the bias, in the kernels' dtype."""
+    """The loss, and with `gradients` those of h, of the weight and of the bias, in the kernels' dtype."""
     made = computed_in(h.dtype)
     V, H = weight.shape
     rows, flat = h.to(made).reshape(-1, H), targets.reshape(-1)
@@ -154,7 +159,8 @@ def _vocab_cross_entropy(
     if not gradients:
         if count < len(rows):
             rows, flat = rows[counts], flat[counts]
-        pause_openmp(h)
+        if 2 * count * H * V > WORTH_A_PAUSE:
+            pause_openmp(h)
         with stream_of(h):
             loss = _loss_alone(rows, W, b, flat) / divisor
         nothing = (torch.empty(0, dtype=made, device=h.device) for _ in range(3))
@@ -164,27 +170,28 @@ def _vocab_cross_entropy(
     # The kernel divides by the number of sequences: as many as there are positions, or one.
     all_count = mean and count == len(rows)
     shape = (count, 1) if all_count else (1, len(rows))
-    pause_openmp(h)
+    if 6 * count * H * V > WORTH_A_PAUSE:
+        pause_openmp(h)
     with stream_of(h):
-        loss, *made_gradients = fastrnn.vocab_softmax_loss(
+        loss, *made_gradients = vocab_softmax_loss_by(
             as_array(rows.reshape(*shape, H)),
             as_array(W),
             as_array(b),
             as_array(flat.reshape(shape)),
             as_array(counts.reshape(shape)),
+            by_word=True,
         )
         dh, dW, db = (as_tensor(gradient) for gradient in made_gradients)
         loss = scalar_tensor(loss)
         if not all_count and divisor != 1:
             for tensor in (loss, dh, dW, db):
                 tensor /= divisor
-    return loss.to(h.dtype), dh.reshape(h.shape), dW, db if bias is not None else db[:0].clone()
+    return loss.to(h.dtype), dh.reshape(h.shape), dW.T.contiguous(), db if bias is not None else db[:0].clone()
 
 
 def _gradient_shapes(h: Any, weight: Any, bias: Any, gradients: bool) -> tuple[Any, ...]:
-    """Shapes of the gradients of h, of the transposed weight and of the bias, or of nothing."""
-    V, H = weight.shape
-    return (h.shape, (H, V), (0,) if bias is None else (V,)) if gradients else ((0,), (0,), (0,))
+    """Shapes of the gradients of h, of the weight and of the bias, or of nothing."""
+    return (h.shape, weight.shape, (0,) if bias is None else (len(weight),)) if gradients else ((0,), (0,), (0,))
 
 
 def _loss_alone(rows: torch.Tensor, W: torch.Tensor, b: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -196,6 +203,46 @@ def _loss_alone(rows: torch.Tensor, W: torch.Tensor, b: torch.Tensor, targets: t
         mask = torch.ones_like(words, dtype=torch.bool)
         loss += scalar_tensor(fastrnn.temporal_softmax_loss(scores, as_array(words[None]), as_array(mask[None]))[0])
     return loss.to(rows.dtype)
+
+
+class _Loss(torch.autograd.Function):
+    """The loss, with less to do for PyTorch than an operation of ``torch.library`` makes it do.
+
+    The first backward pass hands out the gradients that forward made; a second one has to make them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        loss, *ctx.made = _loss_and_gradients(*(*arguments, True))
+        ctx.save_for_backward(*arguments[:4])
+        ctx.options = arguments[4:]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        made, ctx.made = ctx.made, None
+        if torch.is_grad_enabled():  # as parts of a graph, only to say when it is run that there is no kernel for that
+            made = _vocab_cross_entropy(*ctx.saved_tensors, *ctx.options, True)[1:]
+            made = _vocab_cross_entropy_backward(grad, *made)
+        else:
+            if made is None:
+                made = _loss_and_gradients(*(*ctx.saved_tensors, *ctx.options, True))[1:]
+            if not (grad.device.type == "cpu" and grad == 1):  # reading it would make a device be waited for
+                for gradient in made:
+                    gradient.mul_(grad)
+        needed = zip(made, ctx.needs_input_grad, strict=False)
+        return *(gradient.to(grad.dtype) if need else None for gradient, need in needed), None, None, None
+
+
+# ---- the operations --------------------------------------------------------------------------------------------------
+
+_vocab_cross_entropy = torch.library.custom_op(
+    "fastrnn::vocab_cross_entropy",
+    _loss_and_gradients,
+    mutates_args=(),
+    schema="(Tensor h, Tensor weight, Tensor? bias, Tensor targets, int ignore_index, bool mean, bool gradients) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @_vocab_cross_entropy.register_fake
@@ -221,23 +268,15 @@ def _(
 def _vocab_cross_entropy_backward(
     grad: torch.Tensor, dh: torch.Tensor, dweight: torch.Tensor, dbias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients times that of the loss, in its dtype; the weight's turned to (V, H)."""
-    made = []
-    for gradient in (dh, dweight.T, dbias):
-        # PyTorch's copy of a transposed matrix goes by blocks; its product with a number would not.
-        scaled = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
-        if not (grad.device.type == "cpu" and grad == 1):  # reading it would make a device be waited for
-            scaled.mul_(grad)
-        made.append(scaled.to(grad.dtype))
-    return made[0], made[1], made[2]
+    """The gradients times that of the loss, in its dtype."""
+    return tuple((gradient * grad).to(grad.dtype) for gradient in (dh, dweight, dbias))  # type: ignore[return-value]
 
 
 @_vocab_cross_entropy_backward.register_fake
 def _(
     grad: torch.Tensor, dh: torch.Tensor, dweight: torch.Tensor, dbias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    H, V = dweight.shape
-    return grad.new_empty(dh.shape), grad.new_empty((V, H)), grad.new_empty(dbias.shape)
+    return tuple(grad.new_empty(gradient.shape) for gradient in (dh, dweight, dbias))  # type: ignore[return-value]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
