@@ -10,12 +10,12 @@
 //   dh^T (H, rows)     = W scores          each thread some hidden units; what the scores lie in is a panel already
 //   dW (H, words)     += h^T scores^T      each thread its words again, turned into panels of 64 in place
 //
-// So W is never packed or transposed, chunk after chunk. Where the caller wants dW with the units of a word side by side,
-// as PyTorch has them, its last line is dW (words, H) += scores h: scores are the left operand as they lie, nothing is
-// turned, and panels of h are packed. (400, 512, 1004) took 6.4 ms so, 6.6 the other way, with W in the same order as
-// dW. In that order a W of 2 KiB a word, whose units fall into the same cache sets, makes dh^T of (2048, 512, 10000) take
-// 140 ms instead of 96, packed or not and fetched ahead or not (198 to 287 with 2080 bytes a word): a transposed copy of
-// a large W pays. Deeper blocks of h for the scores, 96 and 512 rows, gave 2.2 and 2.0 ms of 2.1.
+// So W is never packed or transposed, chunk after chunk. Where the caller wants dW with the units of a word side by
+// side, as PyTorch has them, its last line is dW (words, H) += scores h: scores are the left operand as they lie,
+// nothing is turned, and panels of h are packed. (400, 512, 1004) took 6.4 ms so, 6.6 the other way, with W in the same
+// order as dW. In that order a W of 2 KiB a word, whose units fall into the same cache sets, makes dh^T of (2048, 512,
+// 10000) take 140 ms instead of 96, packed or not and fetched ahead or not (198 to 287 with 2080 bytes a word): a
+// transposed copy of a large W pays. Deeper blocks of h for the scores, 96 and 512 rows, gave 2.2 and 2.0 ms of 2.1.
 //
 // A chunk is as large as a tenth of the score matrix allows, for
 // dW is read and written once a chunk: (400, 512, 1004) in float32 took 10.5 ms with chunks of 16 rows, 6.5 with 32,
