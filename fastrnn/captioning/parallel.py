@@ -388,7 +388,7 @@ def _on_stream_of(array: Any) -> AbstractContextManager[Any]:
         return nullcontext()
     cuda = import_module("torch").cuda
     stream = cuda.ExternalStream(import_module("cupy").cuda.get_current_stream().ptr)
-    return cuda.stream(stream)  # type: ignore[no-any-return]
+    return cuda.stream(stream)
 
 
 def _first_sentence(error: Exception) -> str:
