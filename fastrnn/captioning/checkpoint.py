@@ -47,7 +47,8 @@ class Checkpoint:
     average : dict
         Running averages of the parameters, of the same names; empty where the run keeps none.
     optimizer : dict
-        For each parameter the settings (numbers) and the state (arrays) of the update rule; empty before the first step.
+        For each parameter the settings (numbers) and the state (arrays) of the update rule; empty before the first
+        step.
     position : dict
         ``epoch`` under way, from 0; ``batch`` of it that comes next; ``step``: steps done in all.
     word_to_idx, idx_to_word : dict, list
@@ -140,7 +141,7 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         It cannot be written: no room, no permission, no folder. The file that was there before is still there.
     """
     path = Path(path)
-    # Not written by HDF5 itself: after a failed write it cannot close the file, and complains at the end of the process.
+    # Not written by HDF5 itself: after a failed write it cannot close the file, and complains as the process ends.
     image = _image(checkpoint)
     aside = path.with_name(path.name + ".part")
     try:
@@ -192,7 +193,9 @@ def _image(checkpoint: Checkpoint) -> memoryview:
             "data": checkpoint.data,
         }
         for name, value in texts.items():
-            file.create_dataset(name, data=json.dumps(value, ensure_ascii=False))
+            text = json.dumps(value, ensure_ascii=False).encode()
+            # Of fixed length: the same state is then the same bytes.
+            file.create_dataset(name, data=np.array(text, dtype=h5py.string_dtype(length=len(text))))
         for group in ("params", "average"):
             file.create_group(group)
             for name, value in getattr(checkpoint, group).items():
@@ -200,7 +203,7 @@ def _image(checkpoint: Checkpoint) -> memoryview:
         file.create_group("optimizer")
         for name, state in checkpoint.optimizer.items():
             file.create_group(f"optimizer/{name}")
-            for key, value in state.items():
+            for key, value in sorted(state.items()):
                 _put(file, f"optimizer/{name}/{key}", value)
     return buffer.getbuffer()
 
@@ -229,8 +232,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     FileNotFoundError
         There is no such file.
     ValueError
-        It is half-written, damaged, another HDF5 file, of another version, or its parts do not fit together. The message
-        names the file, what is wrong and what to do.
+        It is half-written, damaged, another HDF5 file, of another version, or its parts do not fit together. The
+        message names the file, what is wrong and what to do.
     """
     path = Path(path)
     h5py = import_h5py("load_checkpoint")
@@ -239,7 +242,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         hint = f"name a file in it: {' or '.join(names)}" if names else "with no best.h5 or last.h5 in it"
         raise FileNotFoundError(f"load_checkpoint: {path}: expected a checkpoint, found a folder; {hint}")
     if not path.is_file():
-        raise FileNotFoundError(f"load_checkpoint: {path}: expected a checkpoint of `fastrnn train` here, found nothing")
+        raise FileNotFoundError(
+            f"load_checkpoint: {path}: expected a checkpoint of `fastrnn train` here, found nothing"
+        )
     try:
         with h5py.File(path, "r") as file:
             return _read(file)
@@ -269,8 +274,7 @@ def _read(file: Any) -> Checkpoint:
             "another release of fastrnn wrote it"
         )
     config, position, features = (_json(file, name) for name in ("config", "position", "features"))
-    for key in ("cell", "rule", "dtype"):
-        known = {"cell": _GATES, "rule": _STATE, "dtype": ("float32", "float64")}[key]
+    for key, known in (("cell", tuple(_GATES)), ("rule", tuple(_STATE)), ("dtype", ("float32", "float64"))):
         if config.get(key) not in known:
             raise _Wrong(f"expected 'config' with a {key} that is one of {', '.join(known)}, got {config.get(key)!r}")
     _integers("config", config, "wordvec_dim", "hidden_dim", at_least=1)

@@ -201,7 +201,9 @@ class TrainingConfig:
         """
         unknown = sorted(values.keys() - {entry.name for entry in fields(cls)})
         if unknown:
-            raise ValueError(f"TrainingConfig: unknown options {', '.join(unknown)}: another release of fastrnn wrote them")
+            raise ValueError(
+                f"TrainingConfig: unknown options {', '.join(unknown)}: another release of fastrnn wrote them"
+            )
         return cls(**values)
 
     def open(self, base_dir: str | os.PathLike[str]) -> CaptionData:
@@ -218,9 +220,7 @@ class TrainingConfig:
         """
         from fastrnn.captioning.stream import CaptionData
 
-        return CaptionData(
-            base_dir, self.pca_features, max_train=self.max_train, seed=self.seed, memory=self.memory
-        )
+        return CaptionData(base_dir, self.pca_features, max_train=self.max_train, seed=self.seed, memory=self.memory)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Summary:
     tokens_per_s : float
         Words to be said that were trained on, over all processes, a second of training (validation not counted).
     data_wait : float
-        Share of the time of training in which the next minibatch was waited for.
+        Share of the time of training in which this process waited for the next minibatch.
     best : dict
         The best validation: ``loss``, ``perplexity``, ``step``; empty if there was none.
     stopped : {'done', 'patience'}
@@ -449,6 +449,11 @@ class Trainer:
                 f"Trainer.resume: {path}: expected a position within an epoch of {self.per_epoch} minibatches, got "
                 f"batch {self.batch}; the data set was another one"
             )
+        if processes is not None and not processes.same(f"{self.step}"):
+            raise ValueError(
+                f"Trainer.resume: {path}: expected the same checkpoint in all processes, got another step in some; "
+                "the folder of the run must be one that all machines share"
+            )
         self.best = dict(checkpoint.best)
         self.stopping |= checkpoint.stopping
         self._fill_folder(_lines(path.parent / METRICS, self.step), path.parent)
@@ -586,30 +591,35 @@ class Trainer:
         return rate
 
     def _step(self, batch: Batch) -> tuple[Any, float]:
-        """One step; returns this process's part of the loss, and the learning rate."""
-        weight = len(batch.captions) / batch.count
+        """One step; returns the loss over all processes, and how many words were to be said."""
+        config, params, processes = self.config, self.model.params, self.processes
         features = self._inputs(batch)
-        params = self.model.params
-        if self.processes is None:
+        words = float(np.count_nonzero(batch.captions[:, 1:] != self.data.word_to_idx["<NULL>"]))
+        if processes is None:
             loss, grads = self.model.loss(features, batch.captions)
         else:
-            reducer = self._reducer
-            loss, _ = self.model.loss(
+            weight, reducer = len(batch.captions) / batch.count, self._reducer
+            part, _ = self.model.loss(
                 features, batch.captions, ready=lambda name, gradient: reducer.ready(name, gradient, weight)
             )
             grads = reducer.finish()
+            # One round trip for all that the processes must know of each other.
+            sums = processes.total([float(part) * weight, words, self._stop is not None])
+            loss, words, asked = sums.tolist()
+            if asked and self._stop is None:
+                self._stop = signal.SIGTERM
         if not on_device(loss) and not math.isfinite(loss):
             self._diverged(f"the loss is {float(loss)}")
-        if self.config.clip_norm is not None:
-            clip(grads, self.config.clip_norm)
+        if config.clip_norm is not None:
+            clip(grads, config.clip_norm)
         rate = self.learning_rate()
         for name, value in params.items():
             self.optimizer[name]["learning_rate"] = rate
-            if self.config.weight_decay and value.ndim > 1:
-                params[name] = value * (1 - rate * self.config.weight_decay)
+            if config.weight_decay and value.ndim > 1:
+                params[name] = value * (1 - rate * config.weight_decay)
         names = list(params)
         updated = update_all(
-            getattr(optim, self.config.rule),
+            getattr(optim, config.rule),
             [params[name] for name in names],
             [grads[name] for name in names],
             [self.optimizer[name] for name in names],
@@ -618,10 +628,10 @@ class Trainer:
             params[name], self.optimizer[name] = value, state
         self.step += 1
         if self.average:
-            decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+            decay = min(config.average, (1 + self.step) / (10 + self.step))
             for name, value in self.average.items():
                 value += (1 - decay) * (params[name] - value)
-        return loss * weight, rate
+        return loss if on_device(loss) else float(loss), words
 
     def train(self) -> Summary:
         """Train to the end of the run: all its steps, or until validation gets no better.
@@ -643,7 +653,7 @@ class Trainer:
             Loss or parameters are no longer finite.
         """
         begin, first = time.perf_counter(), self.step
-        self._spent = _Spent()
+        self._spent = spent = _Spent()
         if self.processes is not None:
             self._reducer = self.processes.reducer(self.model.params)
         with self._signals():
@@ -653,13 +663,13 @@ class Trainer:
             stopped = self._loop()
             self.save()
             self._draw()
-        spent = self._spent
+        spent.lap()
         return Summary(
             steps=self.step - first,
             step=self.step,
             seconds=time.perf_counter() - begin,
-            tokens_per_s=spent.total_tokens / spent.total_seconds if spent.total_seconds else 0.0,
-            data_wait=spent.total_waited / spent.total_seconds if spent.total_seconds else 0.0,
+            tokens_per_s=_ratio(spent.words, spent.seconds),
+            data_wait=_ratio(spent.waited, spent.seconds),
             best=dict(self.best),
             stopped=stopped,
             peak_memory=peak_memory(),
@@ -683,57 +693,50 @@ class Trainer:
 
     def _epoch(self, batches: Iterator[Batch]) -> None:
         """Steps to the end of the epoch, of the run, or of patience."""
-        config = self.config
-        self._spent.start(self.data.waited)
+        config, spent = self.config, self._spent
+        spent.go_on(self.data.waited)
         for batch in batches:
-            epoch = self.epoch
-            loss, rate = self._step(batch)
-            self._spent.tokens += int(np.count_nonzero(batch.captions[:, 1:] != self.data.word_to_idx["<NULL>"]))
+            record = {"step": self.step + 1, "epoch": self.epoch}
+            rate = self.learning_rate()
+            record["loss"], words = self._step(batch)
             self.batch += 1
             if self.batch == self.per_epoch:
                 self.epoch, self.batch = self.epoch + 1, 0
-            record = {"step": self.step, "epoch": epoch, "loss": loss}
+            spent.pause(self.data.waited, words)
             if self.step % config.log_every == 0 or self.step in (1, self.total_steps):
                 record = self._logged(record, rate)
                 self._note(record)
             if self.callback is not None:
                 self.callback(record)
-            self._heed()
-            validate, save = self._due(config.validate_every), self._due(config.save_every)
-            if validate or save:
-                self._spent.pause(self.data.waited)
-                if validate:
-                    self._validate()
+            if self._stop is not None:
+                raise _Stopped
+            validate = self._due(config.validate_every)
+            if validate:
+                self._validate()
+            if validate or self._due(config.save_every):
                 self.save()
-                self._spent.start(self.data.waited)
             if self.batch == 0 or self.step >= self.total_steps or self._stale():
-                break
-        self._spent.pause(self.data.waited)
+                return
+            spent.go_on(self.data.waited)
 
     def _due(self, every: int | None) -> bool:
-        """Whether something is to be done after the step just done: every so many, or after an epoch; and at the end."""
+        """Whether something follows the step just done: every so many, or by default after an epoch; and at the end."""
         return self.step >= self.total_steps or (self.batch == 0 if every is None else self.step % every == 0)
 
     def _stale(self) -> bool:
         return self.config.patience is not None and self.stopping["stale"] >= self.config.patience
 
     def _logged(self, record: dict[str, Any], rate: float) -> dict[str, Any]:
-        """The record with what is only found out where it is written down, over all processes."""
-        spent = self._spent
-        seconds, waited, tokens = spent.lap(self.data.waited)
-        sums = np.array([float(record["loss"]), tokens, waited])
-        if self.processes is not None:
-            sums = self.processes.total(sums)
-        loss, tokens, waited = sums.tolist()
+        """The record with what is found out for the metrics file only."""
+        loss = float(record["loss"])  # waits for a GPU
         if not math.isfinite(loss):
             self._diverged(f"the loss is {loss}")
-        waited /= self.world
-        spent.add(seconds, waited, tokens)
+        seconds, waited, words = self._spent.lap()
         return record | {
             "loss": loss,
             "lr": rate,
-            "tokens_per_s": round(tokens / seconds, 1) if seconds else 0.0,
-            "data_wait": round(waited / seconds, 4) if seconds else 0.0,
+            "tokens_per_s": round(_ratio(words, seconds), 1),
+            "data_wait": round(_ratio(waited, seconds), 4),
         }
 
     # ---- validation ------------------------------------------------------------------------------------------------
@@ -758,13 +761,18 @@ class Trainer:
                 if len(batch.captions):
                     features = prepared(batch.features, self.feature_mean, self.feature_scale, model.dtype)
                     loss, _ = model.loss(features, batch.captions)
-                    sums += float(loss) * len(batch.captions), len(batch.captions), (batch.captions[:, 1:] != null).sum()
+                    sums += (
+                        float(loss) * len(batch.captions),
+                        len(batch.captions),
+                        (batch.captions[:, 1:] != null).sum(),
+                    )
                 self._heed()
         if self.processes is not None:
             sums = self.processes.total(sums)
         total, captions, words = sums.tolist()
-        with np.errstate(over="ignore"):
-            return {"loss": total / captions, "perplexity": float(np.exp(total / max(words, 1)))}
+        if not math.isfinite(total):
+            self._diverged(f"the validation loss is {total}")
+        return {"loss": total / captions, "perplexity": math.exp(min(total / max(words, 1.0), 700.0))}
 
     def _validate(self) -> None:
         figures = self.evaluate()
@@ -808,18 +816,17 @@ class Trainer:
         try:
             yield
         except _Stopped:
-            signum = self._stop
-            assert signum is not None
+            assert self._stop is not None
             self.save()
             self._draw()
-            restore()
-            signal.raise_signal(signum)
-            raise KeyboardInterrupt from None  # where the signal is somebody's who let it pass
         finally:
             restore()
+        if self._stop is not None:
+            signal.raise_signal(self._stop)
+            raise KeyboardInterrupt  # where the signal was somebody's who let it pass
 
     def _heed(self) -> None:
-        """End the loop if a signal came, in all processes after the same step."""
+        """End the validation if a signal came, in all processes at the same place."""
         asked = self._stop is not None
         if self.processes is not None:
             asked = self.processes.agree(asked)
@@ -850,32 +857,27 @@ class _Spent:
     """Time, words and waiting of the steps, without what lies between them (validation, checkpoints)."""
 
     def __init__(self) -> None:
-        self.tokens = 0  # since the last lap, in this process
-        self.total_tokens = self.total_seconds = self.total_waited = 0.0
-        self._seconds = self._waited = 0.0  # since the last lap, up to the last pause
-        self._since: tuple[float, float] | None = None
+        self.seconds = self.waited = self.words = 0.0  # up to the last lap
+        self._lap = (0.0, 0.0, 0.0)  # since then
+        self._since = (0.0, 0.0)
 
-    def start(self, waited: float) -> None:
+    def go_on(self, waited: float) -> None:
         self._since = time.perf_counter(), waited
 
-    def pause(self, waited: float) -> None:
-        if self._since is not None:
-            self._seconds += time.perf_counter() - self._since[0]
-            self._waited += waited - self._since[1]
-            self._since = None
+    def pause(self, waited: float, words: float) -> None:
+        begin, waited_before = self._since
+        seconds = time.perf_counter() - begin
+        self._lap = self._lap[0] + seconds, self._lap[1] + waited - waited_before, self._lap[2] + words
 
-    def lap(self, waited: float) -> tuple[float, float, int]:
+    def lap(self) -> tuple[float, float, float]:
         """Seconds, waiting and words since the last lap."""
-        self.pause(waited)
-        self.start(waited)
-        lap = self._seconds, self._waited, self.tokens
-        self._seconds, self._waited, self.tokens = 0.0, 0.0, 0
+        lap, self._lap = self._lap, (0.0, 0.0, 0.0)
+        self.seconds, self.waited, self.words = self.seconds + lap[0], self.waited + lap[1], self.words + lap[2]
         return lap
 
-    def add(self, seconds: float, waited: float, tokens: float) -> None:
-        self.total_seconds += seconds
-        self.total_waited += waited
-        self.total_tokens += tokens
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def clip(grads: dict[str, Any], largest: float) -> Any:
@@ -920,7 +922,7 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-# ---- going on with a run -----------------------------------------------------------------------------------------------
+# ---- going on with a run ---------------------------------------------------------------------------------------------
 
 
 def _line(record: dict[str, Any]) -> str:
