@@ -7,8 +7,11 @@ from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import load_numbers
 from fastrnn.captioning.pictures import contact_sheet, loss_curve
 from fastrnn.captioning.solver import CaptioningSolver, CaptioningTrainer
+from fastrnn.captioning.stream import Batch, CaptionData
 
 __all__ = [
+    "Batch",
+    "CaptionData",
     "CaptioningRNN",
     "CaptioningSolver",
     "CaptioningTrainer",
