@@ -62,7 +62,7 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict
         raise ImportError("bleu: BLEU comes from sacreBLEU: pip install 'fastrnn[captioning]'") from error
     # sacreBLEU has the k-th references of all images in one list, None where an image has not as many.
     longest = max(map(len, references))
-    streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
+    streams: list[Any] = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
     # `force`: it is no oversight that the captions are tokenised.
     metric = BLEU(tokenize="none", smooth_method="none", force=True, max_ngram_order=max(ORDERS))
     counted = metric.corpus_score(candidates, streams)
@@ -72,7 +72,7 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict
         score = BLEU.compute_bleu(
             counted.counts, counted.totals, counted.sys_len, counted.ref_len, "none", max_ngram_order=order
         )
-        scores[f"BLEU-{order}"] = float(score.score)
+        scores[f"BLEU-{order}"] = min(float(score.score), 100.0)  # the exponential of a logarithm may come out above
     return scores
 
 

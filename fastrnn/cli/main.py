@@ -10,8 +10,10 @@ from typer.core import TyperGroup
 import fastrnn
 from fastrnn.cli import common
 from fastrnn.cli.bench import bench
+from fastrnn.cli.caption import caption
 from fastrnn.cli.check import check
 from fastrnn.cli.demo import demo
+from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
 
 # What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
@@ -66,3 +68,5 @@ app.command()(info)
 app.command()(check)
 app.command()(bench)
 app.command()(demo)
+app.command()(caption)
+app.command()(evaluate)
