@@ -1,10 +1,11 @@
 """Image captioning: the model that the kernels exist for, its training, and its data."""
 
 from fastrnn.captioning.data import load_coco_data, sample_coco_minibatch, save_coco_data
-from fastrnn.captioning.decoding import decode_captions
-from fastrnn.captioning.metrics import exact_match
+from fastrnn.captioning.decoding import Decoded, beam_search, decode_captions, greedy, sample
+from fastrnn.captioning.metrics import bleu, exact_match, perplexity
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import load_numbers
+from fastrnn.captioning.pictures import contact_sheet, loss_curve
 from fastrnn.captioning.solver import CaptioningSolver, CaptioningTrainer
 from fastrnn.captioning.stream import Batch, CaptionData
 
@@ -14,10 +15,18 @@ __all__ = [
     "CaptioningRNN",
     "CaptioningSolver",
     "CaptioningTrainer",
+    "Decoded",
+    "beam_search",
+    "bleu",
+    "contact_sheet",
     "decode_captions",
     "exact_match",
+    "greedy",
     "load_coco_data",
     "load_numbers",
+    "loss_curve",
+    "perplexity",
+    "sample",
     "sample_coco_minibatch",
     "save_coco_data",
 ]

@@ -10,8 +10,10 @@ from typer.core import TyperGroup
 import fastrnn
 from fastrnn.cli import common
 from fastrnn.cli.bench import bench
+from fastrnn.cli.caption import caption
 from fastrnn.cli.check import check
 from fastrnn.cli.demo import demo
+from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
 from fastrnn.cli.train import train
 
@@ -68,3 +70,5 @@ app.command()(check)
 app.command()(bench)
 app.command()(demo)
 app.command()(train)
+app.command()(caption)
+app.command()(evaluate)
