@@ -11,6 +11,7 @@ import fastrnn
 from fastrnn.cli import common
 from fastrnn.cli.bench import bench
 from fastrnn.cli.check import check
+from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.info import info
 
@@ -66,3 +67,4 @@ app.command()(info)
 app.command()(check)
 app.command()(bench)
 app.command()(demo)
+app.add_typer(data)
