@@ -771,12 +771,8 @@ class Trainer:
             for batch in batches:
                 if len(batch.captions):
                     features = prepared(batch.features, self.feature_mean, self.feature_scale, model.dtype)
-                    loss, _ = model.loss(features, batch.captions)
-                    sums += (
-                        float(loss) * len(batch.captions),
-                        len(batch.captions),
-                        (batch.captions[:, 1:] != null).sum(),
-                    )
+                    loss = -model.log_likelihood(features, batch.captions).sum()
+                    sums += loss, len(batch.captions), np.count_nonzero(batch.captions[:, 1:] != null)
                 self._heed()
         if self.processes is not None:
             sums = self.processes.total(sums)
@@ -959,6 +955,8 @@ def _changed(path: Path, before: TrainingConfig, changes: Mapping[str, Any]) -> 
     for name in changes:
         if name not in known:
             raise TypeError(f"Trainer.resume: unknown option {name!r}; there are {', '.join(known)}")
+    if "epochs" in changes and "steps" not in changes:  # which would go before it
+        changes = {**changes, "steps": None}
     config = replace(before, **changes)
     changeable = [name for name in CHANGEABLE if name not in ("epochs", "steps") or before.schedule != "cosine"]
     for name in known:

@@ -12,6 +12,7 @@ from fastrnn.cli import common
 from fastrnn.cli.bench import bench
 from fastrnn.cli.caption import caption
 from fastrnn.cli.check import check
+from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
@@ -72,3 +73,4 @@ app.command()(demo)
 app.command()(train)
 app.command()(caption)
 app.command()(evaluate)
+app.add_typer(data)
