@@ -6,8 +6,11 @@ from fastrnn.captioning.metrics import exact_match
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import load_numbers
 from fastrnn.captioning.solver import CaptioningSolver, CaptioningTrainer
+from fastrnn.captioning.stream import Batch, CaptionData
 
 __all__ = [
+    "Batch",
+    "CaptionData",
     "CaptioningRNN",
     "CaptioningSolver",
     "CaptioningTrainer",

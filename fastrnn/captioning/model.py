@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,7 +121,9 @@ class CaptioningRNN:
         (checked,) = args.floats(("features", features, "N D"), dtype=W_proj.dtype)
         return place_of(W_proj).moved(checked)
 
-    def loss(self, features: Any, captions: Any) -> tuple[Any, dict[str, Any]]:
+    def loss(
+        self, features: Any, captions: Any, *, ready: Callable[[str, Any], Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Loss of the captions, and its gradient with respect to every parameter.
 
         Parameters
@@ -131,6 +133,9 @@ class CaptioningRNN:
         captions : int (N, T)
             Word ids: ``<START>``, the words, ``<END>``, filled up with ``<NULL>``. Step t reads word t and is to give
             word t + 1; ``<NULL>`` words to be given do not count.
+        ready : callable, optional
+            Called as ``ready(name, gradient)`` as soon as the gradient of a parameter is final, in the order of the
+            backward pass: the vocabulary's first, while the recurrent layer's are still to come.
 
         With parameters on a GPU, features and captions are NumPy arrays as well: they are moved, and nothing is waited
         for. Captions on the GPU would be read back, since it is decided here which steps are run.
@@ -162,14 +167,22 @@ class CaptioningRNN:
         x, embed_cache = word_embedding_forward(words_in, params["W_embed"])
         h, cell_cache = cell.forward(x, h0, params["Wx"], params["Wh"], params["b"], lengths=lengths)
         grads: dict[str, Any] = {}
-        loss, dh, grads["W_vocab"], grads["b_vocab"] = vocab_softmax_loss(
-            h, params["W_vocab"], params["b_vocab"], words_out, mask
-        )
-        dx, dh0, grads["Wx"], grads["Wh"], grads["b"] = cell.backward(dh, cell_cache)
-        grads["W_embed"] = word_embedding_backward(dx, embed_cache)
-        _, grads["W_proj"], grads["b_proj"] = affine_backward(dh0, proj_cache)
-        # Parameters of mixed dtypes are computed with in the wider one; each gets its gradient in its own.
-        return loss, {name: grads[name].astype(value.dtype, copy=False) for name, value in params.items()}
+
+        def final(**gradients: Any) -> None:
+            # Parameters of mixed dtypes are computed with in the wider one; each gets its gradient in its own.
+            for name, gradient in gradients.items():
+                grads[name] = gradient.astype(params[name].dtype, copy=False)
+                if ready is not None:
+                    ready(name, grads[name])
+
+        loss, dh, dW, db = vocab_softmax_loss(h, params["W_vocab"], params["b_vocab"], words_out, mask)
+        final(W_vocab=dW, b_vocab=db)
+        dx, dh0, dWx, dWh, db = cell.backward(dh, cell_cache)
+        final(Wx=dWx, Wh=dWh, b=db)
+        final(W_embed=word_embedding_backward(dx, embed_cache))
+        _, dW, db = affine_backward(dh0, proj_cache)
+        final(W_proj=dW, b_proj=db)
+        return loss, {name: grads[name] for name in params}
 
     def sample(self, features: Any, max_length: int = 30) -> Any:
         """Caption images greedily: at each step the word with the highest score, which the next step reads.
