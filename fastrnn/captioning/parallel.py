@@ -7,6 +7,7 @@ where torchrun's environment variables are set.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -64,6 +65,8 @@ class Processes:
         self.local_rank = local_rank
         self._distributed: Any = import_module("torch.distributed")
         self._store = store
+        # At the end of the interpreter its threads must be gone, or they end it with an abort.
+        atexit.register(self.close)
 
     @classmethod
     def from_environment(cls, timeout: float = TIMEOUT) -> Processes | None:
