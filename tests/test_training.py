@@ -826,6 +826,19 @@ def test_bad_input_on_the_command_line(folder, tmp_path, monkeypatch, words, sai
     assert not Path("run/last.h5").exists()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "loss.png", "last.h5"])
+def test_files_that_cannot_be_written(folder, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    (run / name).mkdir(parents=True)
+    words = ["train", str(folder), "--out", str(run), *BASE, *(["--resume"] if name == "last.h5" else [])]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("fastrnn: ") and str(run / name) in line and "Errno" not in line
+    assert not [path for path in run.iterdir() if ".part" in path.name]
+
+
 def test_a_run_that_diverges_on_the_command_line(folder, tmp_path):
     words = ["train", str(folder), "--out", str(tmp_path / "run"), *BASE, "--rule", "sgd", "--learning-rate", "1e30"]
     with np.errstate(all="ignore"):
