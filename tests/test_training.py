@@ -269,6 +269,9 @@ def test_weight_decay_and_average(folder):
         config = TrainingConfig(**SMALL | {"rule": "sgd", "weight_decay": decay, "average": 0.9, "steps": 1})
         with config.open(folder) as data:
             trainer = Trainer(data, config)
+            for name in ("b", "b_proj", "b_vocab"):  # which begin as zeros, of which nothing can be taken
+                trainer.model.params[name] += 1
+                trainer.average[name] += 1
             before = {name: value.copy() for name, value in trainer.model.params.items()}
             trainer.train()
         runs[decay] = trainer.model.params
