@@ -18,7 +18,10 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +48,13 @@ def urls_file(split: str) -> str:
     return f"{split}2014_urls.txt"
 
 
-def positive(args: Arguments, name: str, value: Any) -> int:
-    """A whole number of at least 1."""
+def positive(args: Arguments, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least 1, or what `least` says."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise args.fail(TypeError, name, "be a whole number", type(value).__name__)
     number = operator.index(value)
-    if number < 1:
-        raise args.fail(ValueError, name, "be at least 1", str(number))
+    if number < least:
+        raise args.fail(ValueError, name, f"be at least {least}", str(number))
     return number
 
 
@@ -73,15 +76,16 @@ def import_h5py(function: str) -> Any:
     return h5py
 
 
-def _open_hdf5(path: Path) -> Any:
-    h5py = import_h5py("load_coco_data")
+def open_hdf5(function: str, path: Path) -> Any:
+    """An HDF5 file, opened to be read, or the error of `function` that says what is there instead."""
+    h5py = import_h5py(function)
     if not path.is_file():
-        raise FileNotFoundError(f"load_coco_data: {path}: expected an HDF5 file here, found {_what_is(path)}")
+        raise FileNotFoundError(f"{function}: {path}: expected an HDF5 file here, found {_what_is(path)}")
     try:
         return h5py.File(path, "r")
     except OSError as error:
         raise ValueError(
-            f"load_coco_data: {path}: expected an HDF5 file, but it is truncated or of another kind "
+            f"{function}: {path}: expected an HDF5 file, but it is truncated or of another kind "
             f"({path.stat().st_size} bytes; HDF5 says: {error})"
         ) from error
 
@@ -90,64 +94,125 @@ def _what_is(path: Path) -> str:
     return "a folder" if path.is_dir() else "nothing"
 
 
-def _read_dataset(path: Path, name: str, kinds: str, axes: str) -> np.ndarray:
-    """Read one dataset whose dtype kind is in `kinds` and whose rank is the number of names in `axes`."""
+def find_dataset(function: str, path: Path, file: Any, name: str, kinds: str, axes: str) -> Any:
+    """The dataset of an open file whose dtype kind is in `kinds` and whose rank is the number of names in `axes`."""
     ndim = axes.count(",") + 1 if "," in axes[:-1] else 1
     expected = f"{_KINDS[kinds]} of shape ({axes})"
-    where = f"load_coco_data: {path}, dataset {name!r}"
-    with _open_hdf5(path) as file:
-        found = file.get(name)
-        if found is None or not hasattr(found, "dtype"):
-            kind = "no such dataset" if found is None else "a group"
-            present = ", ".join(sorted(map(str, file))) or "none"
-            raise ValueError(f"{where}: expected {expected}, got {kind} (in the file: {present})")
-        if found.dtype.kind not in kinds or found.ndim != ndim:
-            raise ValueError(f"{where}: expected {expected}, got {found.dtype} of shape {found.shape}")
+    where = f"{function}: {path}, dataset {name!r}"
+    found = file.get(name)
+    if found is None or not hasattr(found, "dtype"):
+        kind = "no such dataset" if found is None else "a group"
+        present = ", ".join(sorted(map(str, file))) or "none"
+        raise ValueError(f"{where}: expected {expected}, got {kind} (in the file: {present})")
+    if found.dtype.kind not in kinds or found.ndim != ndim:
+        raise ValueError(f"{where}: expected {expected}, got {found.dtype} of shape {found.shape}")
+    return found
+
+
+def damaged(function: str, path: Path, name: str, error: OSError) -> ValueError:
+    """What to raise when HDF5 cannot read the values of a dataset."""
+    return ValueError(
+        f"{function}: {path}, dataset {name!r}: expected to read its values, but the file is damaged "
+        f"(HDF5 says: {error})"
+    )
+
+
+def _read_dataset(function: str, path: Path, name: str, kinds: str, axes: str) -> np.ndarray:
+    with open_hdf5(function, path) as file:
+        found = find_dataset(function, path, file, name, kinds, axes)
         try:
             values = found[()]
         except OSError as error:
-            raise ValueError(f"{where}: expected {expected}, but the file is damaged (HDF5 says: {error})") from error
+            raise damaged(function, path, name, error) from error
     return np.asarray(values, dtype=values.dtype.newbyteorder("="))
 
 
-def _read_text(path: Path, expected: str) -> str:
+def read_text(function: str, path: Path, expected: str) -> str:
+    """The text of a file in UTF-8."""
     if not path.is_file():
-        raise FileNotFoundError(f"load_coco_data: {path}: expected {expected} here, found {_what_is(path)}")
+        raise FileNotFoundError(f"{function}: {path}: expected {expected} here, found {_what_is(path)}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"load_coco_data: {path}: expected {expected} in UTF-8, but {error}") from error
+        raise ValueError(f"{function}: {path}: expected {expected} in UTF-8, but {error}") from error
 
 
-def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, int]]:
-    text = _read_text(path, "a JSON vocabulary")
+def read_vocabulary(function: str, path: Path) -> tuple[list[str], dict[str, int]]:
+    """``idx_to_word`` and ``word_to_idx``, inverse to each other."""
+    text = read_text(function, path, "a JSON vocabulary")
     try:
         vocabulary = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"load_coco_data: {path}: expected a JSON vocabulary, but {error}") from error
+        raise ValueError(f"{function}: {path}: expected a JSON vocabulary, but {error}") from error
     if not isinstance(vocabulary, dict):
         vocabulary = {}
     idx_to_word, word_to_idx = vocabulary.get("idx_to_word"), vocabulary.get("word_to_idx")
     if not isinstance(idx_to_word, list) or not all(isinstance(word, str) for word in idx_to_word):
-        raise ValueError(f"load_coco_data: {path}, entry 'idx_to_word': expected a list of words")
+        raise ValueError(f"{function}: {path}, entry 'idx_to_word': expected a list of words")
     if not isinstance(word_to_idx, dict) or not all(type(index) is int for index in word_to_idx.values()):
-        raise ValueError(f"load_coco_data: {path}, entry 'word_to_idx': expected an object of word: integer")
+        raise ValueError(f"{function}: {path}, entry 'word_to_idx': expected an object of word: integer")
     for word, index in word_to_idx.items():
         if not 0 <= index < len(idx_to_word) or idx_to_word[index] != word:
             raise ValueError(
-                f"load_coco_data: {path}: expected 'idx_to_word' and 'word_to_idx' to be inverse to each other, "
+                f"{function}: {path}: expected 'idx_to_word' and 'word_to_idx' to be inverse to each other, "
                 f"but word_to_idx[{word!r}] is {index}, which idx_to_word does not map back"
             )
     return idx_to_word, word_to_idx
 
 
-def _check_range(where: str, what: str, values: np.ndarray, size: int, of: str) -> None:
+def read_urls(function: str, base: Path, split: str) -> list[str]:
+    """One line an image."""
+    return read_text(function, base / urls_file(split), "a text file with one URL a line").splitlines()
+
+
+def read_captions(function: str, base: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Captions and their images, of which there must be one each."""
+    path = base / CAPTIONS_FILE
+    captions = _read_dataset(function, path, f"{split}_captions", "iu", "num_captions, T")
+    image_idxs = _read_dataset(function, path, f"{split}_image_idxs", "iu", "num_captions,")
+    if len(captions) != len(image_idxs):
+        raise ValueError(
+            f"{function}: {path}, dataset '{split}_image_idxs': expected one image per caption, "
+            f"got {len(image_idxs)} for {len(captions)} captions"
+        )
+    return captions, image_idxs
+
+
+def check_ids(
+    function: str,
+    base: Path,
+    split: str,
+    captions: np.ndarray,
+    image_idxs: np.ndarray,
+    *,
+    words: int,
+    images: int,
+    urls: int,
+    features_name: str,
+) -> None:
+    """Every word id is one of the vocabulary's, and every image has features and a URL."""
+    where = f"{base / CAPTIONS_FILE}, dataset '{split}_captions'"
+    _check_range(function, where, "word ids", captions, words, f"the words of {VOCABULARY_FILE}")
+    where = f"{base / CAPTIONS_FILE}, dataset '{split}_image_idxs'"
+    _check_range(function, where, "images", image_idxs, images, f"the rows of {features_name}")
+    _check_range(function, where, "images", image_idxs, urls, f"the lines of {urls_file(split)}")
+
+
+def _check_range(function: str, where: str, what: str, values: np.ndarray, size: int, of: str) -> None:
     outside = (values < 0) | (values >= size)
     if outside.any():
         position = tuple(int(i) for i in np.argwhere(outside)[0])
         index = list(position) if len(position) > 1 else f"[{position[0]}]"
+        expected = f"{what} in 0..{size - 1} ({of})" if size else f"no {what}, since there are none in {of}"
+        raise ValueError(f"{function}: {where}: expected {expected}, got {values[position]} at {index}")
+
+
+def check_widths(function: str, base: Path, pca_features: bool, widths: tuple[int, int]) -> None:
+    """Both splits have features of the same width."""
+    if widths[0] != widths[1]:
         raise ValueError(
-            f"load_coco_data: {where}: expected {what} in 0..{size - 1} ({of}), got {values[position]} at {index}"
+            f"{function}: {base / features_file('val', pca_features)}, dataset 'features': expected rows of "
+            f"{widths[0]} numbers as in {features_file('train', pca_features)}, got {widths[1]}"
         )
 
 
@@ -188,42 +253,26 @@ def load_coco_data(
         A file is truncated or of another format, a dataset is missing or has the wrong rank or dtype, or an id points
         outside the vocabulary or the images. The message names file, dataset and what was expected.
     """
-    args = Arguments("load_coco_data")
+    function = "load_coco_data"
+    args = Arguments(function)
     base = Path(base_dir)
     if max_train is not None:
         max_train = positive(args, "max_train", max_train)
     random = generator(args, rng)
-    idx_to_word, word_to_idx = _read_vocabulary(base / VOCABULARY_FILE)
+    idx_to_word, word_to_idx = read_vocabulary(function, base / VOCABULARY_FILE)
     data: dict[str, Any] = {"idx_to_word": idx_to_word, "word_to_idx": word_to_idx}
 
     for split in SPLITS:
-        path = base / CAPTIONS_FILE
-        captions = _read_dataset(path, f"{split}_captions", "iu", "num_captions, T")
-        image_idxs = _read_dataset(path, f"{split}_image_idxs", "iu", "num_captions,")
-        if len(captions) != len(image_idxs):
-            raise ValueError(
-                f"load_coco_data: {path}, dataset '{split}_image_idxs': expected one image per caption, "
-                f"got {len(image_idxs)} for {len(captions)} captions"
-            )
-        features_path = base / features_file(split, pca_features)
-        features = _read_dataset(features_path, "features", "f", "num_images, D")
-        urls_path = base / urls_file(split)
-        urls = np.asarray(_read_text(urls_path, "a text file with one URL a line").splitlines(), dtype=np.str_)
-
-        where = f"{path}, dataset '{split}_captions'"
-        _check_range(where, "word ids", captions, len(idx_to_word), f"the words of {VOCABULARY_FILE}")
-        where = f"{path}, dataset '{split}_image_idxs'"
-        _check_range(where, "images", image_idxs, len(features), f"the rows of {features_path.name}")
-        _check_range(where, "images", image_idxs, len(urls), f"the lines of {urls_path.name}")
+        captions, image_idxs = read_captions(function, base, split)
+        features_name = features_file(split, pca_features)
+        features = _read_dataset(function, base / features_name, "features", "f", "num_images, D")
+        urls = np.asarray(read_urls(function, base, split), dtype=np.str_)
+        sizes = {"words": len(idx_to_word), "images": len(features), "urls": len(urls)}
+        check_ids(function, base, split, captions, image_idxs, **sizes, features_name=features_name)
         data[f"{split}_captions"], data[f"{split}_image_idxs"] = captions, image_idxs
         data[f"{split}_features"], data[f"{split}_urls"] = features, urls
 
-    widths = [data[f"{split}_features"].shape[1] for split in SPLITS]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"load_coco_data: {base / features_file('val', pca_features)}, dataset 'features': expected rows of "
-            f"{widths[0]} numbers as in {features_file('train', pca_features)}, got {widths[1]}"
-        )
+    check_widths(function, base, pca_features, tuple(data[f"{split}_features"].shape[1] for split in SPLITS))
 
     if max_train is not None:
         num_train = len(data["train_captions"])
@@ -305,18 +354,80 @@ def save_coco_data(
     attributes : mapping, optional
         HDF5 attributes for the captions file, such as a version.
     """
-    h5py = import_h5py("save_coco_data")
+    function = "save_coco_data"
     base = Path(base_dir)
     base.mkdir(parents=True, exist_ok=True)
+    write_but_features(function, base, data, attributes)
+    for split in SPLITS:
+        features = np.asarray(data[f"{split}_features"], dtype=np.float32)
+        write_features(function, base / features_file(split, pca_features), features.shape, [features])
+
+
+def write_but_features(
+    function: str, base: Path, data: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
+) -> None:
+    """The files of a data set but those of the features."""
+    h5py = import_h5py(function)
     vocabulary = {"idx_to_word": list(data["idx_to_word"]), "word_to_idx": dict(data["word_to_idx"])}
-    (base / VOCABULARY_FILE).write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    with h5py.File(base / CAPTIONS_FILE, "w") as file:
+    with _writing(function, base / VOCABULARY_FILE) as path:
+        path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    with _writing(function, base / CAPTIONS_FILE) as path, h5py.File(path, "w") as file:
         file.attrs.update(attributes or {})
         for split in SPLITS:
             for name in (f"{split}_captions", f"{split}_image_idxs"):
                 file.create_dataset(name, data=np.asarray(data[name]).astype(np.int32))
     for split in SPLITS:
-        with h5py.File(base / features_file(split, pca_features), "w") as file:
-            file.create_dataset("features", data=np.asarray(data[f"{split}_features"], dtype=np.float32))
-        lines = "".join(f"{url}\n" for url in data[f"{split}_urls"])
-        (base / urls_file(split)).write_text(lines, encoding="utf-8")
+        with _writing(function, base / urls_file(split)) as path:
+            path.write_text("".join(f"{url}\n" for url in data[f"{split}_urls"]), encoding="utf-8")
+
+
+def write_features(function: str, path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """A file of features as float32, of rows that come in `blocks` of any length."""
+    h5py = import_h5py(function)
+    with _writing(function, path), h5py.File(path, "w") as file:
+        features = file.create_dataset("features", shape, np.float32)
+        begin = 0
+        for block in blocks:
+            features[begin : begin + len(block)] = block
+            begin += len(block)
+
+
+@contextmanager
+def _writing(function: str, path: Path) -> Iterator[Path]:
+    """Name the file when it cannot be written: HDF5's own messages, of several exceptions, do not."""
+    try:
+        yield path
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{function}: {path}: cannot be written: {error} (is there room on the disk?)") from error
+
+
+def check_room(function: str, folder: Path, needed: int) -> None:
+    """There is room for `needed` bytes where `folder` is, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise OSError(
+            f"{function}: {folder}: expected room for {needed / 1e9:,.3f} GB, got {free / 1e9:,.3f} GB free: "
+            "free some or name a folder on another disk"
+        )
+
+
+def check_new(function: str, folder: Path) -> None:
+    """Nothing would be overwritten in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "a folder with files in it" if folder.is_dir() else "a file"
+        raise FileExistsError(f"{function}: {folder}: expected a new or an empty folder, found {found}: name another")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which becomes `folder` when all are written, and else is removed."""
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        fresh = Path(aside) / folder.name
+        fresh.mkdir()
+        yield fresh
+        if folder.is_dir():  # an empty one, which not every system replaces
+            folder.rmdir()
+        os.replace(fresh, folder)
