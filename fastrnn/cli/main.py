@@ -15,6 +15,7 @@ from fastrnn.cli.check import check
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
+from fastrnn.cli.train import train
 
 # What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
 UsageError: Any = typer.BadParameter.__base__
@@ -68,5 +69,6 @@ app.command()(info)
 app.command()(check)
 app.command()(bench)
 app.command()(demo)
+app.command()(train)
 app.command()(caption)
 app.command()(evaluate)
