@@ -289,7 +289,7 @@ def _read(file: Any) -> Checkpoint:
     dtype = np.dtype(config["dtype"])
     params = {name: _array(file, f"params/{name}", shape, dtype) for name, shape in shapes.items()}
     average = {}
-    if _group(file, "average"):
+    if len(_group(file, "average")):
         average = {name: _array(file, f"average/{name}", shape, dtype) for name, shape in shapes.items()}
     optimizer = {}
     if position["step"]:

@@ -18,7 +18,10 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -351,18 +354,80 @@ def save_coco_data(
     attributes : mapping, optional
         HDF5 attributes for the captions file, such as a version.
     """
-    h5py = import_h5py("save_coco_data")
+    function = "save_coco_data"
     base = Path(base_dir)
     base.mkdir(parents=True, exist_ok=True)
+    write_but_features(function, base, data, attributes)
+    for split in SPLITS:
+        features = np.asarray(data[f"{split}_features"], dtype=np.float32)
+        write_features(function, base / features_file(split, pca_features), features.shape, [features])
+
+
+def write_but_features(
+    function: str, base: Path, data: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
+) -> None:
+    """The files of a data set but those of the features."""
+    h5py = import_h5py(function)
     vocabulary = {"idx_to_word": list(data["idx_to_word"]), "word_to_idx": dict(data["word_to_idx"])}
-    (base / VOCABULARY_FILE).write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    with h5py.File(base / CAPTIONS_FILE, "w") as file:
+    with _writing(function, base / VOCABULARY_FILE) as path:
+        path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    with _writing(function, base / CAPTIONS_FILE) as path, h5py.File(path, "w") as file:
         file.attrs.update(attributes or {})
         for split in SPLITS:
             for name in (f"{split}_captions", f"{split}_image_idxs"):
                 file.create_dataset(name, data=np.asarray(data[name]).astype(np.int32))
     for split in SPLITS:
-        with h5py.File(base / features_file(split, pca_features), "w") as file:
-            file.create_dataset("features", data=np.asarray(data[f"{split}_features"], dtype=np.float32))
-        lines = "".join(f"{url}\n" for url in data[f"{split}_urls"])
-        (base / urls_file(split)).write_text(lines, encoding="utf-8")
+        with _writing(function, base / urls_file(split)) as path:
+            path.write_text("".join(f"{url}\n" for url in data[f"{split}_urls"]), encoding="utf-8")
+
+
+def write_features(function: str, path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """A file of features as float32, of rows that come in `blocks` of any length."""
+    h5py = import_h5py(function)
+    with _writing(function, path), h5py.File(path, "w") as file:
+        features = file.create_dataset("features", shape, np.float32)
+        begin = 0
+        for block in blocks:
+            features[begin : begin + len(block)] = block
+            begin += len(block)
+
+
+@contextmanager
+def _writing(function: str, path: Path) -> Iterator[Path]:
+    """Name the file when it cannot be written: HDF5's own messages, of several exceptions, do not."""
+    try:
+        yield path
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"{function}: {path}: cannot be written: {error} (is there room on the disk?)") from error
+
+
+def check_room(function: str, folder: Path, needed: int) -> None:
+    """There is room for `needed` bytes where `folder` is, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise OSError(
+            f"{function}: {folder}: expected room for {needed / 1e9:,.3f} GB, got {free / 1e9:,.3f} GB free: "
+            "free some or name a folder on another disk"
+        )
+
+
+def check_new(function: str, folder: Path) -> None:
+    """Nothing would be overwritten in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "a folder with files in it" if folder.is_dir() else "a file"
+        raise FileExistsError(f"{function}: {folder}: expected a new or an empty folder, found {found}: name another")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which becomes `folder` when all are written, and else is removed."""
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        fresh = Path(aside) / folder.name
+        fresh.mkdir()
+        yield fresh
+        if folder.is_dir():  # an empty one, which not every system replaces
+            folder.rmdir()
+        os.replace(fresh, folder)

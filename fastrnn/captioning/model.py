@@ -20,6 +20,8 @@ from fastrnn.ops.softmax_loss import vocab_softmax_loss
 
 __all__ = ["CaptioningRNN"]
 
+_SCORES = 1 << 22  # numbers held at once where only probabilities of captions are wanted
+
 
 class _Cell(NamedTuple):
     gates: int
@@ -184,6 +186,55 @@ class CaptioningRNN:
         final(W_proj=dW, b_proj=db)
         return loss, {name: grads[name] for name in params}
 
+    def start(self, features: Any) -> tuple[Any, ...]:
+        """The state before the first word.
+
+        Parameters
+        ----------
+        features : float (N, D)
+            Image features; they are computed with in the dtype of the parameters.
+
+        Returns
+        -------
+        tuple of float (N, H)
+            The hidden state, and the cell state of an LSTM. They are where the parameters are.
+        """
+        return self._first("CaptioningRNN.start", features)
+
+    def _first(self, function: str, features: Any) -> tuple[Any, ...]:
+        features = self._features(Arguments(function, place=place_of(features)), features)
+        h, _ = affine_forward(features, self.params["W_proj"], self.params["b_proj"])
+        return (h, place_of(h).xp.zeros_like(h)) if self.cell_type == "lstm" else (h,)
+
+    def step(self, words: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Read one word of each caption, and give scores for the next.
+
+        Parameters
+        ----------
+        words : int (N,)
+            Word ids; ``<START>`` at first.
+        state : tuple of float (N, H)
+            What `start` or the step before returned. It is not changed.
+
+        Returns
+        -------
+        scores : float (N, V)
+            The softmax of a row is the probability of each next word.
+        state : tuple of float (N, H)
+            The state after the words.
+        """
+        params = self.params
+        x, _ = word_embedding_forward(words, params["W_embed"])
+        if self.cell_type == "lstm":
+            h, c, _ = lstm_step_forward(x, state[0], state[1], params["Wx"], params["Wh"], params["b"])
+            state = (h, c)
+        else:
+            forward = rnn_step_forward if self.cell_type == "rnn" else gru_step_forward
+            h, _ = forward(x, state[0], params["Wx"], params["Wh"], params["b"])
+            state = (h,)
+        scores, _ = affine_forward(h, params["W_vocab"], params["b_vocab"])
+        return scores, state
+
     def sample(self, features: Any, max_length: int = 30) -> Any:
         """Caption images greedily: at each step the word with the highest score, which the next step reads.
 
@@ -198,27 +249,76 @@ class CaptioningRNN:
         -------
         int32 (N, max_length)
             Word ids; the first column is the first word said, not ``<START>``. They are where the parameters are.
+
+        See Also
+        --------
+        fastrnn.captioning.greedy : stops after ``<END>``, and gives the probability of each caption.
         """
-        params = self.params
-        args = Arguments("CaptioningRNN.sample", place=place_of(features))
-        features = self._features(args, features)
-        max_length = positive(args, "max_length", max_length)
+        state = self._first("CaptioningRNN.sample", features)
+        max_length = positive(Arguments("CaptioningRNN.sample"), "max_length", max_length)
         if self._start is None:
             raise ValueError("CaptioningRNN.sample: word_to_idx must have the word '<START>' to begin from, got none")
 
-        h, _ = affine_forward(features, params["W_proj"], params["b_proj"])
-        xp = place_of(h).xp
-        c = xp.zeros_like(h)
-        captions = xp.empty((len(features), max_length), dtype=np.int32)
-        words: Any = np.full(len(features), self._start)
+        captions = place_of(state[0]).xp.empty((len(state[0]), max_length), dtype=np.int32)
+        words: Any = np.full(len(captions), self._start)
         for t in range(max_length):
-            x, _ = word_embedding_forward(words, params["W_embed"])
-            if self.cell_type == "lstm":
-                h, c, _ = lstm_step_forward(x, h, c, params["Wx"], params["Wh"], params["b"])
-            else:
-                step = rnn_step_forward if self.cell_type == "rnn" else gru_step_forward
-                h, _ = step(x, h, params["Wx"], params["Wh"], params["b"])
-            scores, _ = affine_forward(h, params["W_vocab"], params["b_vocab"])
+            scores, state = self.step(words, state)
             words = scores.argmax(axis=1)
             captions[:, t] = words
         return captions
+
+    def log_likelihood(self, features: Any, captions: Any) -> np.ndarray:
+        """Logarithm of the probability of each caption, given its image; what `loss` is the negative mean of.
+
+        Parameters
+        ----------
+        features : float (N, D)
+            Image features; they are computed with in the dtype of the parameters.
+        captions : int (N, T)
+            Word ids: ``<START>``, the words, ``<END>``, filled up with ``<NULL>``, whose probability does not count.
+
+        Returns
+        -------
+        float64 (N,)
+            Natural logarithms, in the computer's memory.
+        """
+        params = self.params
+        h0 = self._first("CaptioningRNN.log_likelihood", features)[0]
+        place = place_of(h0)
+        args = Arguments("CaptioningRNN.log_likelihood", {"N": len(h0)}, "features")
+        ids = args.array("captions", to_host(captions))
+        args.shape("captions", ids.shape, "N T")
+        ids = args.ids("captions", ids, len(self.word_to_idx), f"the V = {len(self.word_to_idx)} words")
+        if args["T"] == 0:
+            raise args.fail(ValueError, "captions", "have at least one word each", f"shape {ids.shape}")
+        rows, steps = np.nonzero(ids[:, 1:] != self._null)
+        total = np.zeros(len(ids))
+        if not len(rows):
+            return total
+        lengths = np.zeros(len(ids), np.int64)
+        np.maximum.at(lengths, rows, steps + 1)
+        x, _ = word_embedding_forward(ids[:, : lengths.max()], params["W_embed"])
+        h, _ = _CELLS[self.cell_type].forward(x, h0, params["Wx"], params["Wh"], params["b"], lengths=lengths)
+        at_once = max(_SCORES // params["W_vocab"].shape[1], 1)
+        for begin in range(0, len(rows), at_once):
+            part = slice(begin, begin + at_once)
+            n, t = rows[part], steps[part]
+            scores, _ = affine_forward(h[place.moved(n), place.moved(t)], params["W_vocab"], params["b_vocab"])
+            words = place.moved(ids[n, t + 1])
+            np.add.at(total, n, log_probabilities(scores, words[:, None])[:, 0])
+        return total
+
+
+def log_probabilities(scores: Any, ids: Any) -> np.ndarray:
+    """Log softmax of `scores` (R, V) at the words `ids` (R, k), as float64 (R, k) in the computer's memory.
+
+    The maximum of each row is taken out, so that no score overflows; NaN where a score is NaN or infinite.
+    """
+    xp = place_of(scores).xp
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite scores, and of those far below the maximum
+        top = scores.max(axis=1)[:, None]
+        # Each as wide as a row of scores: made anew only once.
+        shifted = scores - top
+        chosen = shifted[xp.arange(len(ids))[:, None], ids]
+        total = xp.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)[:, None]
+    return np.asarray(to_host(chosen), np.float64) - np.log(to_host(total))

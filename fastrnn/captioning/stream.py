@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.captioning.data import (
+    CAPTIONS_FILE,
     SPLITS,
     VOCABULARY_FILE,
     check_ids,
@@ -35,7 +36,9 @@ from fastrnn.captioning.data import (
     read_captions,
     read_urls,
     read_vocabulary,
+    urls_file,
 )
+from fastrnn.captioning.decoding import decode_captions
 from fastrnn.checks import Arguments
 
 __all__ = ["Batch", "CaptionData"]
@@ -73,6 +76,8 @@ class _Split:
         self, path: Path, features: Any, captions: np.ndarray, image_idxs: np.ndarray, urls: list[str]
     ) -> None:
         self.path, self.features, self.urls = path, features, urls
+        self.dtype = captions.dtype  # in the file
+        captions, image_idxs = captions.astype(np.int32), image_idxs.astype(np.int64)
         self.captions, self.image_idxs = captions, image_idxs
         for array in (captions, image_idxs):
             array.flags.writeable = False
@@ -191,7 +196,6 @@ class CaptionData:
                         raise args.fail(ValueError, "max_train", "be left out: there are no training captions", "some")
                     drawn = np.random.default_rng(seed).integers(len(captions), size=max_train)
                     captions, image_idxs = captions[drawn], image_idxs[drawn]
-                captions, image_idxs = captions.astype(np.int32), image_idxs.astype(np.int64)
                 self._splits[split] = _Split(path, features, captions, image_idxs, urls)
             widths = [self._splits[split].features.shape[1] for split in SPLITS]
             check_widths(function, base, pca_features, (widths[0], widths[1]))
@@ -384,6 +388,62 @@ class CaptionData:
                 yield [_Item(rows, partial(_with_rows, rows)) for rows in parts]
 
         return self._served(function, part, windows(), whole=False)
+
+    def describe(self, examples: int = 3) -> dict[str, Any]:
+        """What is in the files, as values that JSON can hold.
+
+        Parameters
+        ----------
+        examples : int
+            Captions of each split to decode, evenly spread.
+
+        Returns
+        -------
+        dict
+            ``base_dir``; ``files``, bytes of each by name; ``vocabulary``, number of words; ``feature_dim``;
+            ``caption_length``; and for ``train`` and ``val``, as the data set was opened: ``captions``; ``images``;
+            ``images_with_captions``; ``caption_dtype`` and ``feature_dtype``, those of the files; ``layout`` of the
+            features in their file, ``contiguous`` or the shape of its chunks and their compression; ``words`` of a
+            caption, without the special ones but ``<UNK>``, ``min``, ``median``, ``max``; ``unknown``, the share of
+            ``<UNK>`` in all words; and ``examples``, pairs of URL and caption.
+        """
+        args = Arguments("CaptionData.describe")
+        examples = positive(args, "examples", examples, least=0)
+        unknown = self.word_to_idx.get("<UNK>", -1)
+        marks = [self.word_to_idx[mark] for mark in ("<NULL>", "<START>", "<END>") if mark in self.word_to_idx]
+        names = [VOCABULARY_FILE, CAPTIONS_FILE]
+        told: dict[str, Any] = {
+            "base_dir": str(self.base_dir),
+            "files": {},
+            "vocabulary": len(self.idx_to_word),
+            "feature_dim": self.feature_dim,
+            "caption_length": self.caption_length,
+        }
+        for split in SPLITS:
+            part = self._split("describe", split)
+            names += [part.path.name, urls_file(split)]
+            lengths = (~np.isin(part.captions, marks)).sum(axis=1)
+            shown = np.linspace(0, len(lengths), min(examples, len(lengths)), endpoint=False).astype(np.int64)
+            texts = decode_captions(part.captions[shown], self.idx_to_word) if len(shown) else []
+            images = part.image_idxs[shown].tolist()
+            chunks, packed = part.features.chunks, part.features.compression
+            told[split] = {
+                "captions": len(lengths),
+                "images": self.num_images(split),
+                "images_with_captions": len(part.used),
+                "caption_dtype": str(part.dtype),
+                "feature_dtype": str(part.features.dtype),
+                "layout": "contiguous" if chunks is None else f"chunks of {chunks}" + (f", {packed}" if packed else ""),
+                "words": {
+                    "min": int(lengths.min()) if len(lengths) else 0,
+                    "median": float(np.median(lengths)) if len(lengths) else 0.0,
+                    "max": int(lengths.max()) if len(lengths) else 0,
+                },
+                "unknown": float((part.captions == unknown).sum() / max(1, lengths.sum())),
+                "examples": [[part.urls[image], text] for image, text in zip(images, texts, strict=True)],
+            }
+        told["files"] = {name: (self.base_dir / name).stat().st_size for name in names}
+        return told
 
     def close(self) -> None:
         """Close the files. Iterators that are still open end with an error."""

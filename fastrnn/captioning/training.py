@@ -70,8 +70,12 @@ class TrainingConfig:
     lr_decay : float
         Factor on the learning rate after each epoch.
     schedule : {'constant', 'cosine'}
-        With ``cosine`` the learning rate also falls to zero over the run, as half a cosine does (Loshchilov & Hutter
-        2017, without restarts). The length of the run then cannot be changed any more.
+        With ``cosine`` the learning rate also falls over the run, as half a cosine does (Loshchilov & Hutter 2017,
+        without restarts). The length of the run then cannot be changed any more.
+    lr_final : float
+        What it falls to, as a part of the learning rate.
+    warmup : int
+        Steps over which the learning rate rises from zero, evenly, before the schedule begins.
     weight_decay : float
         Part of every weight matrix that is taken off at each step, times the learning rate (decoupled: Loshchilov &
         Hutter 2019). Biases are left alone.
@@ -124,6 +128,8 @@ class TrainingConfig:
     learning_rate: float | None = None
     lr_decay: float = 1.0
     schedule: str = "constant"
+    lr_final: float = 0.0
+    warmup: int = 0
     weight_decay: float = 0.0
     clip_norm: float | None = None
     average: float = 0.0
@@ -154,10 +160,12 @@ class TrainingConfig:
         for name in ("steps", "patience", "validate_every", "save_every", "max_train"):
             value = getattr(self, name)
             changed[name] = None if value is None else positive(args, name, value)
-        changed["seed"] = positive(args, "seed", self.seed) if self.seed != 0 or self.seed is False else 0
+        for name in ("seed", "warmup"):
+            changed[name] = positive(args, name, getattr(self, name), least=0)
         rate = RULES[self.rule] if self.learning_rate is None else self.learning_rate
         changed["learning_rate"] = self._real(args, "learning_rate", rate, 0, math.inf, open_below=True)
         changed["lr_decay"] = self._real(args, "lr_decay", self.lr_decay, 0, 1, open_below=True)
+        changed["lr_final"] = self._real(args, "lr_final", self.lr_final, 0, 1)
         changed["weight_decay"] = self._real(args, "weight_decay", self.weight_decay, 0, math.inf)
         changed["average"] = self._real(args, "average", self.average, 0, 1, open_above=True)
         changed["noise"] = self._real(args, "noise", self.noise, 0, math.inf)
@@ -586,8 +594,11 @@ class Trainer:
         config = self.config
         assert config.learning_rate is not None
         rate = config.learning_rate * config.lr_decay**self.epoch
+        if self.step < config.warmup:
+            return rate * (self.step + 1) / config.warmup
         if config.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * min(self.step / self.total_steps, 1.0)))
+            part = (self.step - config.warmup) / max(self.total_steps - config.warmup, 1)
+            rate *= config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
         return rate
 
     def _step(self, batch: Batch) -> tuple[Any, float]:
@@ -760,12 +771,8 @@ class Trainer:
             for batch in batches:
                 if len(batch.captions):
                     features = prepared(batch.features, self.feature_mean, self.feature_scale, model.dtype)
-                    loss, _ = model.loss(features, batch.captions)
-                    sums += (
-                        float(loss) * len(batch.captions),
-                        len(batch.captions),
-                        (batch.captions[:, 1:] != null).sum(),
-                    )
+                    loss = -model.log_likelihood(features, batch.captions).sum()
+                    sums += loss, len(batch.captions), np.count_nonzero(batch.captions[:, 1:] != null)
                 self._heed()
         if self.processes is not None:
             sums = self.processes.total(sums)
@@ -948,6 +955,8 @@ def _changed(path: Path, before: TrainingConfig, changes: Mapping[str, Any]) -> 
     for name in changes:
         if name not in known:
             raise TypeError(f"Trainer.resume: unknown option {name!r}; there are {', '.join(known)}")
+    if "epochs" in changes and "steps" not in changes:  # which would go before it
+        changes = {**changes, "steps": None}
     config = replace(before, **changes)
     changeable = [name for name in CHANGEABLE if name not in ("epochs", "steps") or before.schedule != "cosine"]
     for name in known:

@@ -10,9 +10,13 @@ from typer.core import TyperGroup
 import fastrnn
 from fastrnn.cli import common
 from fastrnn.cli.bench import bench
+from fastrnn.cli.caption import caption
 from fastrnn.cli.check import check
+from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
+from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
+from fastrnn.cli.train import train
 
 # What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
 UsageError: Any = typer.BadParameter.__base__
@@ -66,3 +70,7 @@ app.command()(info)
 app.command()(check)
 app.command()(bench)
 app.command()(demo)
+app.command()(train)
+app.command()(caption)
+app.command()(evaluate)
+app.add_typer(data)
