@@ -121,10 +121,10 @@ def machines(tmp_path):
     made = []
 
     def make(stays=None):
-        hosts = [Host(address, tmp_path / f"log.{number}") for number, address in enumerate(ADDRESSES)][bool(stays) :]
-        made.extend(hosts)
-        if stays is not None:
-            hosts.insert(0, stays)
+        hosts = [stays] if stays else []
+        for number in range(len(hosts), 2):
+            hosts.append(Host(ADDRESSES[number], tmp_path / f"log.{number}"))
+            made.append(hosts[-1])
         connect(*hosts)
         return hosts
 
