@@ -389,6 +389,7 @@ class Trainer:
         self.stopping = {"stale": 0, "validated": 0}
         self.records: list[dict[str, Any]] = []
         self._stop: int | None = None  # the signal that asks for an end
+        self._ending = False  # whether all processes know that one of them was asked
         self._spent = _Spent()
 
     @classmethod
@@ -617,8 +618,7 @@ class Trainer:
             # One round trip for all that the processes must know of each other.
             sums = processes.total([float(part) * weight, words, self._stop is not None])
             loss, words, asked = sums.tolist()
-            if asked and self._stop is None:
-                self._stop = signal.SIGTERM
+            self._agreed(asked > 0)
         if not on_device(loss) and not math.isfinite(loss):
             self._diverged(f"the loss is {float(loss)}")
         if config.clip_norm is not None:
@@ -719,7 +719,8 @@ class Trainer:
                 self._note(record)
             if self.callback is not None:
                 self.callback(record)
-            if self._stop is not None:
+            # Of several processes one may have caught a signal since they agreed: it ends with them, a step later.
+            if self._ending if self.processes is not None else self._stop is not None:
                 raise _Stopped
             validate = self._due(config.validate_every)
             if validate:
@@ -772,7 +773,7 @@ class Trainer:
                 if len(batch.captions):
                     features = prepared(batch.features, self.feature_mean, self.feature_scale, model.dtype)
                     loss = -model.log_likelihood(features, batch.captions).sum()
-                    sums += loss, len(batch.captions), np.count_nonzero(batch.captions[:, 1:] != null)
+                    sums += loss, len(batch.captions), int(np.count_nonzero(batch.captions[:, 1:] != null))
                 self._heed()
         if self.processes is not None:
             sums = self.processes.total(sums)
@@ -801,7 +802,7 @@ class Trainer:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """Let Ctrl-C and SIGTERM wait for the end of a step."""
-        self._stop = None
+        self._stop, self._ending = None, False
         before: dict[int, Any] = {}
 
         def ask(signum: int, frame: Any) -> None:
@@ -837,10 +838,15 @@ class Trainer:
         asked = self._stop is not None
         if self.processes is not None:
             asked = self.processes.agree(asked)
-            if asked and self._stop is None:
-                self._stop = signal.SIGTERM
+            self._agreed(asked)
         if asked:
             raise _Stopped
+
+    def _agreed(self, asked: bool) -> None:
+        """Note whether any of the processes has caught a signal."""
+        self._ending = asked
+        if asked and self._stop is None:
+            self._stop = signal.SIGTERM
 
     def _draw(self) -> None:
         """The loss curve, where Matplotlib is installed."""
