@@ -51,6 +51,7 @@ MEAN = 50  # iterations, over which a loss is averaged
 # Losses of the first iteration are sums of a thousand terms in some order: they differ by a few roundings.
 FIRST_LOSS = 8 * float(np.finfo(np.float32).eps)
 KERNEL = "captioner_run"
+NAMES = {"cpu": "fastrnn", "numpy": "NumPy", "torch": "PyTorch"}  # in pictures
 
 
 @dataclass
@@ -214,7 +215,7 @@ def save_curves(path: Path, runs: list[Run], title: str) -> None:
         seconds, losses = np.cumsum(run.times), np.array(run.losses)
         window = min(MEAN, 1 + len(losses) // 20)
         mean = np.convolve(losses, np.full(window, 1 / window), mode="valid")
-        label = f"{'fastrnn' if run is runs[0] else name}: {seconds[-1]:.3g} s, loss {run.loss_at(len(losses)):.3g}"
+        label = f"{NAMES[name]}: {seconds[-1]:.3g} s, loss {run.loss_at(len(losses)):.3g}"
         axes.plot(seconds, losses, color=color, alpha=0.2, linewidth=0.6)
         # Each mean stands in the middle of its iterations, so that it does not lag behind them.
         axes.plot(seconds[(window - 1) // 2 :][: len(mean)], mean, color=color, linewidth=2, label=label)
