@@ -25,14 +25,19 @@ def test_the_code_of_the_readme_runs(capsys):
     assert names["dWx"].shape == (256, 2048) and names["dh0"].shape == (25, 512)
 
 
+# What a document's code needs, where it is not the library that the document is named after.
+NEEDED = {"captioning": "h5py", "captioning_data": "h5py", "captioning_decoding": "sacrebleu", "distributed": "torch"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_the_code_of_the_documents_runs(path, monkeypatch):
     """All blocks of a document, one after another, as a reader would run them."""
-    pytest.importorskip(path.stem, reason=f"{path.stem} is not installed")
+    needed = NEEDED.get(path.stem, path.stem)
+    pytest.importorskip(needed, reason=f"{needed} is not installed")
     monkeypatch.chdir(ROOT)
     threads = fastrnn.get_num_threads()
     blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
-    assert blocks
+    assert blocks or path.stem == "distributed"
     names: dict = {}
     try:
         for block in blocks:
@@ -45,7 +50,7 @@ def test_the_code_of_the_documents_runs(path, monkeypatch):
 def test_what_the_documents_link_to_is_there(path):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     links = re.findall(r"\]\(([^)#]+)\)", text)
-    assert links and all((path.parent / link).exists() for link in links)
+    assert links and all((path.parent / link).exists() for link in links if not link.startswith("https://"))
 
 
 def test_the_make_targets_of_the_readme_exist():
@@ -62,10 +67,11 @@ def test_the_commands_of_the_readme_exist():
     from fastrnn.cli.main import app
 
     commands = get_command(app).commands
-    named = set(re.findall(r"(?:`|bin/)fastrnn ([a-z]+)", README + CONTRIBUTING))
-    assert named == {"info", "check", "bench", "demo"} and named <= commands.keys()
-    options = {option for command in commands.values() for p in command.params for option in p.opts}
-    for option in re.findall(r"--[a-z]+", README + CONTRIBUTING):
+    named = set(re.findall(r"(?:`|bin/|^    )fastrnn ([a-z]+)", README + CONTRIBUTING, re.MULTILINE))
+    assert named == {"info", "check", "bench", "demo", "train", "caption", "evaluate", "data"} <= commands.keys()
+    every = [one for command in commands.values() for one in (command, *getattr(command, "commands", {}).values())]
+    options = {option for command in every for p in command.params for option in p.opts}
+    for option in re.findall(r"--[a-z][a-z-]*", README + CONTRIBUTING):
         assert option in options, option
 
 
