@@ -366,22 +366,22 @@ def _from_json_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _from_csv(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header = reader.fieldnames or []
+        header = next(reader, [])
         if not {"image", "caption"} <= set(header):
             raise ValueError(
                 f"{_FUNCTION}: {path}, line 1: expected a header that names the columns image and caption, "
-                f"got {', '.join(map(str, header)) or 'nothing'}"
+                f"got {','.join(header) or 'nothing'}"
             )
-        for row in reader:
+        image, caption = header.index("image"), header.index("caption")
+        for row in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                got = len([field for name, field in row.items() if name and field is not None]) + len(row.get(None, ()))
+            if len(row) != len(header):
                 raise ValueError(
-                    f"{_FUNCTION}: {where}: expected {len(header)} columns as in the header, got {got}: "
+                    f"{_FUNCTION}: {where}: expected {len(header)} columns as in the header, got {len(row)}: "
                     "captions with commas stand in double quotes"
                 )
-            yield where, row["image"], row["caption"]
+            yield where, row[image], row[caption]
     except csv.Error as error:
         raise ValueError(f"{_FUNCTION}: {path}, line {reader.line_num}: expected CSV, but {error}") from error

@@ -244,10 +244,9 @@ class CaptionData:
         """
         args = Arguments("CaptionData.features")
         part = self._split("features", split)
-        wanted = args.array("rows", rows)
+        wanted = args.ids("rows", rows, self.num_images(split), f"the rows of {part.path.name}")
         if wanted.ndim != 1:
             raise args.fail(ValueError, "rows", "have shape (n,)", f"shape {wanted.shape}")
-        wanted = args.ids("rows", wanted, self.num_images(split), f"the rows of {part.path.name}")
         unique, place = np.unique(wanted, return_inverse=True)
         values = self._read("CaptionData.features", part, unique)
         return values if np.array_equal(unique, wanted) else values[place]
@@ -508,8 +507,10 @@ class CaptionData:
     def _served(self, function: str, part: _Split, windows: Iterator[list[_Item]], whole: bool) -> Iterator[Any]:
         """What the items of all windows make, the features of the next window being read meanwhile."""
         stop = threading.Event()
+        reading: set[int] = set()
 
         def load() -> tuple[list[_Item], np.ndarray, np.ndarray] | None:
+            reading.add(threading.get_ident())
             items = next(windows, None)
             if items is None:
                 return None
@@ -519,21 +520,23 @@ class CaptionData:
             return items, rows, self._read(function, part, rows, stop)
 
         began = time.perf_counter()
-        with ThreadPoolExecutor(1, thread_name_prefix="fastrnn-data") as pool:
-            try:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="fastrnn-data")
+        try:
+            ahead = pool.submit(load)
+            while (loaded := ahead.result()) is not None:
                 ahead = pool.submit(load)
-                while (loaded := ahead.result()) is not None:
-                    ahead = pool.submit(load)
-                    items, rows, features = loaded
-                    for item in items:
-                        made = item.make(features[np.searchsorted(rows, item.rows)])
-                        self.waited += time.perf_counter() - began
-                        yield made
-                        began = time.perf_counter()
-                        del made
-                    del loaded, items, item, features  # two windows alive, never three
-            finally:
-                stop.set()  # what is being read is not waited for
+                items, rows, features = loaded
+                for item in items:
+                    made = item.make(features[np.searchsorted(rows, item.rows)])
+                    self.waited += time.perf_counter() - began
+                    yield made
+                    began = time.perf_counter()
+                    del made
+                del loaded, items, item, rows, features  # two windows are alive, never three
+        finally:
+            stop.set()  # what is being read is not waited for
+            # In the reading thread itself this runs if that was what collected the iterator as garbage.
+            pool.shutdown(wait=threading.get_ident() not in reading)
 
     def _read_used(self, function: str, part: _Split, stop: threading.Event) -> np.ndarray:
         """Features of all images that have captions, read at the first call."""

@@ -193,7 +193,7 @@ def _show(told: dict[str, Any]) -> None:
     console.print(f"vocabulary: {told['vocabulary']:,} words")
     for split in SPLITS:
         for url, caption in told[split]["examples"]:
-            console.print(Text(f"{split}  {url}  {caption}"))
+            console.print(Text(f"{split}  {url}  {caption}"), soft_wrap=True)
 
 
 def _bytes(count: float) -> str:
