@@ -21,7 +21,7 @@ from fastrnn.captioning import decoding
 from fastrnn.captioning.checkpoint import Checkpoint, load_checkpoint
 from fastrnn.captioning.data import SPLITS, features_file
 from fastrnn.captioning.model import CaptioningRNN
-from fastrnn.captioning.numbers import numbers_dir
+from fastrnn.captioning.numbers import IDX_TO_WORD, numbers_dir
 from fastrnn.captioning.stream import CaptionData
 from fastrnn.cli import common
 
@@ -35,7 +35,7 @@ CheckpointPath = Annotated[
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Argument(metavar="[DATA]", help="Folder of a data set in the COCO format. Default: the handwritten numbers."),
+    typer.Argument(metavar="[DATA]", help="Folder of a data set in the COCO format. Default: the one trained on."),
 ]
 Split = Annotated[str, typer.Option(help="train or val.")]
 Decoder = Annotated[
@@ -154,8 +154,15 @@ def load(path: Path) -> tuple[Checkpoint, Path]:
 
 
 def open_data(folder: Path | None, checkpoint: Checkpoint, name: Path) -> CaptionData:
-    """The data set, with the features that are as wide as those of the checkpoint."""
-    folder = numbers_dir() if folder is None else folder
+    """The data set, or else that of the training, with the features that are as wide as those of the checkpoint."""
+    if folder is None:
+        folder = Path(checkpoint.data.get("base_dir", ""))
+        if not checkpoint.data.get("base_dir") or not folder.is_dir():
+            if checkpoint.idx_to_word != IDX_TO_WORD:
+                raise FileNotFoundError(
+                    f"{name}: the data set that it was trained on is not there ({folder}): name the one to caption"
+                )
+            folder = numbers_dir()
     data = CaptionData(folder)
     if data.feature_dim != checkpoint.feature_dim:
         # Both kinds of features may be there: those reduced to fewer dimensions are taken first.
