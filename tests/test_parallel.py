@@ -64,9 +64,9 @@ def exchange(say):
     # Small buckets, the order of a backward pass, two dtypes.
     params = {"a": np.zeros((5, 4), np.float32), "b": np.zeros(7), "c": np.zeros((3, 11), np.float32)}
     reducer = processes.reducer(params, bucket_bytes=8 * 25)
-    rng = np.random.default_rng(rank)
     seen["sums"], seen["local"] = [], []
-    for _ in range(3):
+    for seed in (0, 0, 1):
+        rng = np.random.default_rng([rank, seed])
         grads = {name: rng.standard_normal(value.shape).astype(value.dtype) for name, value in params.items()}
         for name in ("c", "b", "a"):
             reducer.ready(name, grads[name], (rank + 1) / 4)
@@ -264,6 +264,7 @@ def test_three_processes_exchange():
         assert line["bytes"] == 8 * (20 + 7 + 33)
         assert line["dtypes"] == [("a", "float32"), ("b", "float64"), ("c", "float32")]
         assert line["sums"] == lines[0]["sums"]  # the same bits everywhere
+        assert line["sums"][0] == line["sums"][1]  # and in the first step, whose sums begin later, as in others
         for step, sums in enumerate(line["sums"]):
             for index, (summed, eps) in enumerate(zip(sums, (2**-23, 2**-52, 2**-23), strict=True)):
                 expected = sum((rank + 1) / 4 * local[rank][step][index] for rank in range(3))
