@@ -269,6 +269,9 @@ def test_weight_decay_and_average(folder):
         config = TrainingConfig(**SMALL | {"rule": "sgd", "weight_decay": decay, "average": 0.9, "steps": 1})
         with config.open(folder) as data:
             trainer = Trainer(data, config)
+            for name in ("b", "b_proj", "b_vocab"):  # which begin as zeros, of which nothing can be taken
+                trainer.model.params[name] += 1
+                trainer.average[name] += 1
             before = {name: value.copy() for name, value in trainer.model.params.items()}
             trainer.train()
         runs[decay] = trainer.model.params
@@ -824,6 +827,19 @@ def test_bad_input_on_the_command_line(folder, tmp_path, monkeypatch, words, sai
     assert "Traceback" not in result.output
     assert Path("there/last.h5").read_bytes() == whole
     assert not Path("run/last.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "loss.png", "last.h5"])
+def test_files_that_cannot_be_written(folder, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    (run / name).mkdir(parents=True)
+    words = ["train", str(folder), "--out", str(run), *BASE, *(["--resume"] if name == "last.h5" else [])]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("fastrnn: ") and str(run / name) in line and "Errno" not in line
+    assert not [path for path in run.iterdir() if ".part" in path.name]
 
 
 def test_a_run_that_diverges_on_the_command_line(folder, tmp_path):

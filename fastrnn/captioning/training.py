@@ -476,15 +476,14 @@ class Trainer:
         if self.out is None or self.rank:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        aside = self.out / f"{METRICS}.part"
-        aside.write_text("".join(map(_line, records)), encoding="utf-8")
-        os.replace(aside, self.out / METRICS)
+        with _written(self.out / METRICS) as aside:
+            aside.write_text("".join(map(_line, records)), encoding="utf-8")
         if old is not None and old.resolve() != self.out.resolve() and (old / BEST).is_file():
-            shutil.copyfile(old / BEST, self.out / f"{BEST}.part")
-            os.replace(self.out / f"{BEST}.part", self.out / BEST)
+            with _written(self.out / BEST) as aside:
+                shutil.copyfile(old / BEST, aside)
 
     def _note(self, record: dict[str, Any]) -> None:
-        """A line of the metrics file, on the disk before any checkpoint that counts it as written."""
+        """A line of the metrics file, before any checkpoint that counts it as written."""
         self.records.append(record)
         if self.out is None or self.rank:
             return
@@ -493,11 +492,7 @@ class Trainer:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(_line(record))
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"Trainer.train: {path}: cannot write a line ({error.strerror or error}). Make room, and go on "
-                "from the last checkpoint",
-            ) from error
+            raise _unwritten(path, error) from error
 
     def checkpoint(self) -> Checkpoint:
         """The state of the run, in the computer's memory."""
@@ -855,7 +850,8 @@ class Trainer:
         with suppress(ImportError):
             from fastrnn.captioning.pictures import loss_curve
 
-            loss_curve(self.records, self.out / CURVE)
+            with _written(self.out / CURVE, suffix=".part.png") as aside:
+                loss_curve(self.records, aside)
 
 
 _PURPOSE = {"train": "train on", "val": "validate on"}
@@ -936,6 +932,28 @@ def peak_memory() -> int | None:
 
 
 # ---- going on with a run ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _written(path: Path, suffix: str = ".part") -> Iterator[Path]:
+    """A file to be written aside and then renamed; nothing is left of it if that fails."""
+    aside = path.with_name(path.name + suffix)
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"Trainer: {path}: cannot write it ({error.strerror or error}); the last checkpoint is untouched. "
+        "Make room or name a folder that can be written, and go on from there",
+    )
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -161,8 +161,11 @@ def train(
         run.end(run.where_it_stopped(), code)
     except (FloatingPointError, ProcessLost) as error:
         run.end(str(error), 1)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        run.end(str(error.strerror if type(error) is OSError and error.strerror else error), 2)
+    except OSError as error:
+        # Ours have their message in the place of the system's words, and str() would put a number before it.
+        run.end(str(error.strerror if error.strerror and error.filename is None else error), 2)
+    except (ValueError, TypeError, ImportError) as error:
+        run.end(str(error), 2)
 
 
 @contextmanager
