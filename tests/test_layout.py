@@ -42,9 +42,17 @@ GRID = {
     "bench": (
         "bench",
         "bench_{}.py",
-        {"__init__.py", "bench_captioner.py", "bench_torch.py", "common.py", "recurrent.py", "update_readme.py"},
+        {
+            "__init__.py",
+            "bench_captioner.py",
+            "bench_torch.py",
+            "common.py",
+            "distributed.py",
+            "recurrent.py",
+            "update_readme.py",
+        },
     ),
-    "tests": ("tests", "test_{}.py", {"fake_device.py", "harness.py", "recurrent.py"}),
+    "tests": ("tests", "test_{}.py", {"fake_device.py", "harness.py", "processes.py", "recurrent.py"}),
 }
 EMPTY_CELLS = {
     (column, "affine"): "CuPy's product, which is cuBLAS's, is the best kernel already: the reference on CuPy arrays"

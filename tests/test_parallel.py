@@ -1,9 +1,10 @@
 """Several processes: what they exchange, what they train, and how they end."""
 
-import multiprocessing
+import json
 import os
+import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +13,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import complains
+from processes import TORCHRUN, VARIABLES, assert_same_end, environment, needs_torch, outcome, start, write_data
+from processes import torch_is_there as torch_is_there  # a fixture
 
 import fastrnn
 from fastrnn.captioning import CaptioningRNN
+from fastrnn.captioning.checkpoint import load_checkpoint
 from fastrnn.captioning.parallel import Processes, ProcessLost
+from fastrnn.captioning.training import Trainer, TrainingConfig
 
-HERE = Path(__file__).resolve()
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+h5py = pytest.importorskip("h5py")
+
+# Sums in another order round otherwise; in float64 that is far below what anything wrong would do.
+CONFIG = {
+    "dtype": "float64",
+    "wordvec_dim": 16,
+    "hidden_dim": 160,  # more than one bucket
+    "batch_size": 11,
+    "steps": 12,
+    "validate_every": 6,
+    "noise": 0.1,
+    "clip_norm": 0.5,
+    "weight_decay": 0.01,
+    "average": 0.9,
+}
 
 
 # ---- what runs in the processes --------------------------------------------------------------------------------------
@@ -46,9 +64,9 @@ def exchange(say):
     # Small buckets, the order of a backward pass, two dtypes.
     params = {"a": np.zeros((5, 4), np.float32), "b": np.zeros(7), "c": np.zeros((3, 11), np.float32)}
     reducer = processes.reducer(params, bucket_bytes=8 * 25)
-    rng = np.random.default_rng(rank)
     seen["sums"], seen["local"] = [], []
-    for _ in range(3):
+    for seed in (0, 0, 1):
+        rng = np.random.default_rng([rank, seed])
         grads = {name: rng.standard_normal(value.shape).astype(value.dtype) for name, value in params.items()}
         for name in ("c", "b", "a"):
             reducer.ready(name, grads[name], (rank + 1) / 4)
@@ -156,73 +174,28 @@ def gradients(say, dtype, path):
     processes.close()
 
 
-# ---- running them ----------------------------------------------------------------------------------------------------
+def trains(say, folder, out, resume, config):
+    with Processes.from_environment() as processes:
+        train(folder, out, resume, config, processes)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def train(folder, out, resume=False, config=CONFIG, processes=None):
+    with TrainingConfig(**config).open(folder) as data:
+        if resume:
+            trainer = Trainer.resume(out, data, processes=processes, steps=config["steps"])
+        else:
+            trainer = Trainer(data, TrainingConfig(**config), out=out, processes=processes)
+        trainer.train()
 
 
-def environment(**variables):
-    """This process's, without what torchrun sets; all traffic on the loopback."""
-    kept = {name: value for name, value in os.environ.items() if name not in (*VARIABLES, "FASTRNN_NUM_THREADS")}
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    return kept | {"PYTHONPATH": path, "GLOO_SOCKET_IFNAME": "lo"} | variables
+def command(say, arguments, log):
+    """``fastrnn`` with its output in files, one a process."""
+    from fastrnn.cli.main import app
 
-
-def _process(function, variables, pipe, arguments):
-    os.environ.clear()
-    os.environ.update(variables)
-    with pipe:
-        function(lambda **what: pipe.send(what), *arguments)
-
-
-def start(world, function, *arguments, **more):
-    """`world` processes of one machine in which `function` runs, each with the environment that torchrun would give it.
-
-    They are forked from a process that has imported PyTorch, which takes longer than most of these tests.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "fastrnn.captioning.parallel"])
-    port, started = free_port(), []
-    for rank in range(world):
-        values = (rank, world, rank, world, "127.0.0.1", port)
-        variables = environment(**dict(zip(VARIABLES, map(str, values), strict=True)), **more)
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_process, args=(function, variables, theirs, arguments), daemon=True)
-        process.start()
-        theirs.close()
-        started.append((process, ours))
-    return started
-
-
-def outcome(started, codes=(0,), seconds=60):
-    """What the processes said, in the order of their ranks; each must end in time, with one of these exit codes."""
-    said, end = [], time.monotonic() + seconds
-    try:
-        for process, pipe in started:
-            while pipe.poll(max(0, end - time.monotonic())):
-                try:
-                    said.append(pipe.recv())
-                except EOFError:
-                    break
-            process.join(max(0, end - time.monotonic()))
-            assert process.exitcode in codes
-    finally:
-        for process, _ in started:
-            process.kill()
-            process.join()
-    return said
-
-
-needs_torch = pytest.mark.usefixtures("torch_is_there")
-
-
-@pytest.fixture
-def torch_is_there():
-    pytest.importorskip("torch", reason="several processes need PyTorch")
+    with open(f"{log}.{os.environ['RANK']}", "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        app([str(argument).replace("RANK", os.environ["RANK"]) for argument in arguments])
 
 
 # ---- the environment -------------------------------------------------------------------------------------------------
@@ -291,6 +264,7 @@ def test_three_processes_exchange():
         assert line["bytes"] == 8 * (20 + 7 + 33)
         assert line["dtypes"] == [("a", "float32"), ("b", "float64"), ("c", "float32")]
         assert line["sums"] == lines[0]["sums"]  # the same bits everywhere
+        assert line["sums"][0] == line["sums"][1]  # and in the first step, whose sums begin later, as in others
         for step, sums in enumerate(line["sums"]):
             for index, (summed, eps) in enumerate(zip(sums, (2**-23, 2**-52, 2**-23), strict=True)):
                 expected = sum((rank + 1) / 4 * local[rank][step][index] for rank in range(3))
@@ -349,6 +323,56 @@ def test_gradients_of_a_shared_batch_are_those_of_the_batch(tmp_path):
         assert name == "loss" or summed[name].dtype == np.float32
 
 
+# ---- what they train -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def one_process(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("one")
+    train(folder, out)
+    return out
+
+
+@needs_torch
+def test_the_number_of_processes_may_change_at_a_checkpoint(folder, one_process, tmp_path):
+    outcome(start(2, trains, folder, tmp_path, False, CONFIG | {"steps": 4}))
+    train(folder, tmp_path, True, CONFIG | {"steps": 7})
+    outcome(start(3, trains, folder, tmp_path, True, CONFIG))
+    assert_same_end(tmp_path, one_process)
+    lines = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (one_process, tmp_path)]
+    losses = [{line["step"]: line["loss"] for line in run if "loss" in line} for run in lines]
+    for step in (1, 10, 12):
+        assert losses[0][step] == pytest.approx(losses[1][step], rel=1e-10)
+
+
+@needs_torch
+def test_processes_go_on_to_the_same_bits(folder, tmp_path):
+    outcome(start(3, trains, folder, tmp_path / "straight", False, CONFIG))
+    outcome(start(3, trains, folder, tmp_path / "broken", False, CONFIG | {"steps": 5, "validate_every": 6}))
+    outcome(start(3, trains, folder, tmp_path / "broken", True, CONFIG))
+    one, other = (load_checkpoint(tmp_path / run / "last.h5") for run in ("straight", "broken"))
+    for name, value in one.params.items():
+        np.testing.assert_array_equal(other.params[name], value, err_msg=name)
+
+
+@needs_torch
+def test_a_batch_smaller_than_the_processes_is_refused(folder, tmp_path):
+    arguments = ["train", folder, "--out", tmp_path / "run", "--batch-size", 2]
+    outcome(start(3, command, arguments, tmp_path / "log"), codes=(2,))
+    assert re.fullmatch(r"fastrnn: Trainer: .*batch_size.* 3.*\n", messages(tmp_path))
+
+
+def messages(folder):
+    """Lines of errors of all processes."""
+    lines = [line for log in sorted(folder.glob("log.*")) for line in log.read_text().splitlines(keepends=True)]
+    return "".join(line for line in lines if line.startswith("fastrnn: "))
+
+
 # ---- how they end ----------------------------------------------------------------------------------------------------
 
 
@@ -367,10 +391,84 @@ def test_a_failure_ends_all_with_one_message():
 def test_a_process_that_does_not_answer_is_not_waited_for_forever():
     started = start(2, goes_silent)
     try:
-        (said,) = outcome(started[:1])
+        (said,) = outcome([started[0], started[-1]])
     finally:
         started[1][0].kill()
     assert 0.5 < said["seconds"] < 10 and "lost the others" in said["error"]
+
+
+@needs_torch
+def test_bad_data_of_one_process_end_all_with_one_message(folder, tmp_path):
+    bad = tmp_path / "data"
+    shutil.copytree(folder, bad)
+    with h5py.File(next(bad.glob("train*vgg16*.h5")), "r+") as file:
+        (features,) = file.values()
+        features[7] = np.nan
+    arguments = ["train", bad, "--out", tmp_path / "run", "--batch-size", 15, "--no-normalize", "--hidden-dim", 8]
+    outcome(start(3, command, arguments, tmp_path / "log"), codes=(1, 2))
+    assert re.fullmatch(r"fastrnn: .*train2014.*nan at \[7, 0\].*\n", messages(tmp_path))
+
+
+@needs_torch
+def test_a_folder_that_is_not_shared_is_noticed(folder, one_process, tmp_path):
+    shutil.copytree(one_process, tmp_path / "run0")
+    arguments = ["train", folder, "--out", tmp_path / "runRANK", "--resume"]
+    outcome(start(2, command, arguments, tmp_path / "log"), codes=(1, 2))
+    assert re.fullmatch(r"fastrnn: .*share.*\n", messages(tmp_path))
+
+
+def wait_for_step(run, step, seconds=60):
+    """Until the metrics file tells of this step."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+        if lines and json.loads(lines[-1] if lines[-1].endswith("}") else lines[-2])["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} in {run}")
+
+
+SMALL = ["--dtype", "float64", "--hidden-dim", 24, "--wordvec-dim", 8, "--batch-size", 12, "--validate-every", 100]
+
+
+@needs_torch
+def test_a_signal_to_one_stops_all_at_the_same_step(folder, tmp_path):
+    run = tmp_path / "run"
+    started = start(2, command, ["train", folder, "--out", run, *SMALL, "--steps", 100_000], tmp_path / "log")
+    wait_for_step(run, 20)
+    os.kill(started[1][0].pid, signal.SIGTERM)
+    outcome(started, codes=(143,))
+    step = load_checkpoint(run / "last.h5").position["step"]
+    assert re.fullmatch(rf"fastrnn: stopped after step {step:,} of 100,000; .*--resume\n", messages(tmp_path))
+    more = ["--steps", step + 30]
+    outcome(start(2, command, ["train", "--out", run, "--resume", *more], tmp_path / "log"))
+    outcome(start(1, command, ["train", folder, "--out", tmp_path / "one", *SMALL, *more], tmp_path / "log"))
+    assert_same_end(run, tmp_path / "one")
+
+
+@needs_torch
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the workers are found in /proc")
+def test_torchrun_begins_again_where_a_killed_worker_was(folder, tmp_path):
+    run, arguments = tmp_path / "run", [*SMALL, "--steps", 200, "--save-every", 20]
+    launch = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "fastrnn", "train", folder]
+    with open(tmp_path / "log.torchrun", "w") as log:
+        torchrun = subprocess.Popen(
+            [*map(str, [*launch, "--out", run, "--resume", *arguments])], stdout=log, stderr=log, env=environment()
+        )
+        try:
+            wait_for_step(run, 60)
+            children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+            assert len(children) == 2
+            os.kill(int(children[1]), signal.SIGKILL)
+            assert torchrun.wait(60) == 0
+        finally:
+            torchrun.terminate()
+            torchrun.wait(60)
+    log = (tmp_path / "log.torchrun").read_text()
+    assert re.search(r"resume +no checkpoint", log) and re.search(r"resume +from step \d+ of 200", log)
+    train = ["train", folder, "--out", tmp_path / "straight", *arguments]
+    outcome(start(2, command, train, tmp_path / "log"))
+    assert (run / "last.h5").read_bytes() == (tmp_path / "straight" / "last.h5").read_bytes()
 
 
 WORKER = """
@@ -388,7 +486,7 @@ time.sleep(60)
 def test_workers_end_with_their_torchrun(tmp_path):
     """Killed itself, torchrun cannot end them: they would train on beside those of the torchrun after it."""
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "worker.py"]
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node=1", "worker.py"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path) as torchrun:
         assert torchrun.stdout.readline() == "begun\n"
         torchrun.kill()

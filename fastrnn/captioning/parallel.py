@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -113,6 +114,7 @@ class Processes:
         limit = timedelta(seconds=timeout)
         try:
             store, *_ = next(torch.distributed.rendezvous("env://", rank, world, timeout=limit))
+            store = torch.distributed.PrefixStore(_meet(store, rank, world, timeout), store)
             torch.distributed.init_process_group(
                 # Arrays decide: those in the computer's memory go by gloo, those on a GPU by NCCL.
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
@@ -128,7 +130,7 @@ class Processes:
                 f"({_first_sentence(error)}); see that all run and reach that address. Where a machine has several "
                 "networks, GLOO_SOCKET_IFNAME names the interface"
             ) from error
-        return cls(rank, world, local_rank, torch.distributed.PrefixStore("fastrnn", store))
+        return cls(rank, world, local_rank, store)
 
     # ---- collective operations -------------------------------------------------------------------------------------
 
@@ -424,6 +426,39 @@ def _place_among_processes() -> tuple[int, int, int, int]:
             f"LOCAL_WORLD_SIZE, got {rank} of {world} and {local_rank} of {local_world}; start with torchrun"
         )
     return rank, world, local_rank, local_world
+
+
+def _meet(store: Any, rank: int, world: int, seconds: float) -> str:
+    """Wait for all processes; a name for this start of theirs, the same in all.
+
+    torchrun keeps its store when it starts processes again. What those before wrote into it, addresses at which nobody
+    listens any more, must not be taken for what these write: hence the name. Process 0 chooses it, and the others
+    believe it only once process 0 has repeated what they drew themselves.
+    """
+    drawn, end = uuid.uuid4().hex, time.monotonic() + seconds
+    others = range(1, world)
+    answered = ""
+    if rank == 0:
+        store.set("fastrnn/name", drawn)
+    while True:  # in Python, so that a signal is heeded
+        if rank == 0:
+            missing = [other for other in others if not store.check([f"{drawn}/{other}"])]
+            if not missing:
+                store.set(f"{drawn}/all", b" ".join(store.get(f"{drawn}/{other}") for other in others))
+                return drawn
+            waiting_for = f"nothing came from {', '.join(map(str, missing))} in {seconds:g} seconds"
+        else:
+            waiting_for = f"nothing came from 0 in {seconds:g} seconds"
+            if store.check(["fastrnn/name"]):
+                name = store.get("fastrnn/name").decode()
+                if name != answered:
+                    store.set(f"{name}/{rank}", drawn)
+                    answered = name
+                if store.check([f"{name}/all"]) and drawn in store.get(f"{name}/all").decode().split():
+                    return str(name)
+        if time.monotonic() > end:
+            raise RuntimeError(waiting_for)
+        time.sleep(0.01)
 
 
 def _end_with_the_parent() -> None:

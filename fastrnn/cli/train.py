@@ -217,6 +217,11 @@ class _Run:
     def train(self, values: dict[str, Any], given: dict[str, Any]) -> None:
         """From the options to the summary."""
         resume = self.resume and (self.out / LAST).exists()
+        if self.processes is not None and not self.processes.same(str(resume)):
+            raise ValueError(
+                f"{self.out / LAST}: expected to be seen by all processes or by none, got some that see it; "
+                "the folder of the run must be one that all machines share"
+            )
         if resume:
             checkpoint = load_checkpoint(self.out / LAST)
             config = TrainingConfig.of(checkpoint.config)
