@@ -38,10 +38,16 @@ def inputs(shape: Shape, dtype: Any) -> Arrays:
         "train_features": draw.standard_normal((IMAGES, D)).astype(dtype),
         "train_urls": np.full(IMAGES, ""),
     }
-    return data | CaptioningRNN(_words(V), D, W, H, "lstm", dtype, rng=draw).params | {"batch": np.array(N)}
+    return data | CaptioningRNN(words(V), D, W, H, "lstm", dtype, rng=draw).params | settings(N)
 
 
-def _words(V: int) -> dict[str, int]:
+def settings(batch: int, learning_rate: float = LEARNING_RATE) -> Arrays:
+    """What stands among the inputs without being an array of theirs."""
+    return {"batch": np.array(batch), "learning_rate": np.array(learning_rate)}
+
+
+def words(V: int) -> dict[str, int]:
+    """A vocabulary of V words."""
     return {"<NULL>": NULL} | {f"word {index}": index for index in range(1, V)}
 
 
@@ -65,10 +71,10 @@ def _minibatch(a: Arrays, draw: np.random.Generator) -> tuple[np.ndarray, np.nda
 def run(m: Any, a: Arrays, mode: str) -> Call:
     V, W = a["W_embed"].shape
     D, H = a["W_proj"].shape
-    model = CaptioningRNN(_words(V), D, W, H, "lstm", a["Wx"].dtype, rng=rng())
+    model = CaptioningRNN(words(V), D, W, H, "lstm", a["Wx"].dtype, rng=rng())
     place, dtype = place_of(model.params["Wx"]), a["Wx"].dtype
     model.params = {name: place.moved(a[name].copy()) for name in PARAMETERS}
-    config = {"learning_rate": LEARNING_RATE}
+    config = {"learning_rate": float(a["learning_rate"])}
     solver = CaptioningSolver(model, a, "adam", config, batch_size=int(a["batch"]), verbose=False, rng=rng())
 
     def call() -> tuple[Any, ...]:
@@ -108,7 +114,8 @@ def torch_model(a: Arrays, mode: str) -> tuple[Call, Any]:
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
     lstm.bias_hh_l0.requires_grad_(False)  # we have one bias: two that learn would learn twice as fast
     learned = [parameter for parameter, _ in initial if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    rate = float(a["learning_rate"])
+    optimizer = torch.optim.Adam(learned, lr=rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
     draw = rng()
 
     def call() -> Any:
@@ -116,8 +123,8 @@ def torch_model(a: Arrays, mode: str) -> tuple[Call, Any]:
         captions = captions.long()
         h0 = project(features)[None]
         h, _ = lstm(embed(captions[:, :-1]), (h0, torch.zeros_like(h0)))
-        scores, words = vocab(h).flatten(0, 1), captions[:, 1:].flatten()
-        loss = nn.functional.cross_entropy(scores, words, ignore_index=NULL, reduction="sum") / len(captions)
+        scores, spoken = vocab(h).flatten(0, 1), captions[:, 1:].flatten()
+        loss = nn.functional.cross_entropy(scores, spoken, ignore_index=NULL, reduction="sum") / len(captions)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -48,6 +48,7 @@ GRID = {
             "bench_torch.py",
             "common.py",
             "distributed.py",
+            "published_run.py",
             "recurrent.py",
             "update_readme.py",
         },

@@ -123,11 +123,16 @@ def synthetic_coco_data(
 
 
 def _captions(rng: np.random.Generator, favourites: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Word ids (n, T): three of four words are the topic's, the others as unevenly frequent as those of a language."""
+    """Word ids (n, T): three of four words are the topic's, the others as unevenly frequent as those of a language.
+
+    Of 15 words at most, captions have 6 to 15, most of them 8 to 12, on average 10.3. With ``<END>`` and 1,004 words
+    that makes 11.3 ln 1004 = 78 the loss of a model that knows nothing, as it is published for COCO's captions.
+    """
     count, most = favourites.shape
     drawn = len(SPECIAL_WORDS) + rng.zipf(1.2, favourites.shape).clip(max=2**31) % (vocabulary - len(SPECIAL_WORDS))
     words = np.where(rng.random(favourites.shape) < 0.75, favourites, drawn).astype(np.int32)
-    lengths = rng.integers(max(1, most // 2), most + 1, size=count)
+    fewest = max(1, 2 * most // 5)
+    lengths = fewest + rng.binomial(most - fewest, 0.48, size=count)
     ids = np.full((count, most + 2), NULL, np.int32)
     ids[:, 0] = START
     ids[:, 1:-1] = np.where(np.arange(most) < lengths[:, None], words, NULL)

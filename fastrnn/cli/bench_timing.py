@@ -138,16 +138,16 @@ def measure(group: Group, settings: Settings, number: str) -> Measured:
     with Progress(console=Console(stderr=True), transient=True, disable=not common.interactive()) as progress:
         task = progress.add_task(f"{number} {group.title}", total=None)
         for job in group.jobs:
-            racers += [(job, provider, []) for provider in _verified(job, settings, measured)]
+            racers += [(job, provider, []) for provider in verified(job, settings, measured)]
         progress.update(task, total=settings.rounds * len(racers))
         for turn in range(settings.rounds):
-            peak = None if settings.gpu else _peak(group.jobs[0].dtype, settings)
+            peak = None if settings.gpu else peak_of(group.jobs[0].dtype, settings)
             first = turn % max(len(racers), 1)
             for _, provider, times in racers[first:] + racers[:first]:
                 times += _block(provider, settings.seconds, _gpu_times if settings.gpu else _times)
                 progress.advance(task)
     for job, provider, times in racers:
-        row = _row(job, provider, times, settings, peak)
+        row = row_of(job, provider, times, settings, peak)
         if job.benchmark.memory and not settings.gpu:
             row["memory_mb"] = extra_memory(job, provider.name, settings)
         measured.rows.append(row)
@@ -157,7 +157,7 @@ def measure(group: Group, settings: Settings, number: str) -> Measured:
 # ---- who takes part ------------------------------------------------------------------------------------------------
 
 
-def _verified(job: Job, settings: Settings, measured: Measured) -> list[Provider]:
+def verified(job: Job, settings: Settings, measured: Measured) -> list[Provider]:
     """Those whose results are right, ours first; the others are named in `measured`."""
     benchmark = job.benchmark
     arrays = benchmark.inputs(job.shape, np.dtype(job.dtype))
@@ -340,7 +340,7 @@ def _gpu_times(call: Callable[[], Any], count: int) -> list[float]:
     return [1e-3 * cuda.get_elapsed_time(start, stop) for start, stop in events]
 
 
-def _peak(dtype: str, settings: Settings) -> float | None:
+def peak_of(dtype: str, settings: Settings) -> float | None:
     """FLOP/s of multiply-adds in registers alone; None where the C++ kernels, which measure it, were not built."""
     cpu = common.compiled()
     if cpu is None:
@@ -350,7 +350,7 @@ def _peak(dtype: str, settings: Settings) -> float | None:
     return settings.peaks[dtype]
 
 
-def _row(job: Job, provider: Provider, times: list[float], settings: Settings, peak: float | None) -> dict[str, Any]:
+def row_of(job: Job, provider: Provider, times: list[float], settings: Settings, peak: float | None) -> dict[str, Any]:
     """What is printed and recorded: ``bench_tables.COLUMNS``."""
     p20, p50, p80 = (float(value) for value in np.percentile(times, (20, 50, 80)))
     flops = job.benchmark.flops(job.shape, job.mode)
