@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,7 +144,7 @@ def measure(processes: Processes, shape: tuple[int, ...], rounds: int, steps: in
             processes.barrier()
             waited = worker.reducer.waited
             if here:
-                taken[name].append(timed(lambda part=part, reducer=reducer: worker.step(part, reducer), steps))
+                taken[name].append(timed(partial(worker.step, part, reducer), steps))
             if name == "shared":
                 taken["waited"].append((worker.reducer.waited - waited) / steps)
             if name == "alone" and here:

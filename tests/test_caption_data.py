@@ -190,6 +190,7 @@ def test_rows_of_features(coco):
             got = opened.features("val", rows)
             np.testing.assert_array_equal(got, data["val_features"][np.array(rows, int)])
             assert reads.counts.max() <= 1
+        assert reads.counts.sum() == 2  # the last two are far apart: what lies between is left alone
         with complains(IndexError, "CaptionData.features", "rows", "[0, 200)", "200 at position 1"):
             opened.features("val", [0, 200])
         with complains(ValueError, "CaptionData.features", "rows", "(n,)"):
@@ -398,6 +399,25 @@ def test_memory_is_bounded(tmp_path, ways):
     assert peak < 10.5 * MIB
     if ways == "batches":
         assert peak > 6 * MIB  # of what it may have it makes use
+
+
+def test_memory_is_bounded_where_chunks_are_large(tmp_path):
+    """Captions in random order, of images in chunks as long as the file: it is read by parts."""
+    data = made_up((6000, 6000), (5, 4), 2000)
+    data["train_image_idxs"] = np.random.default_rng(0).permutation(6000)
+    save_coco_data(tmp_path, data)
+    with h5py.File(tmp_path / "train2014_vgg16_fc7_pca.h5", "w") as file:
+        file.create_dataset("features", data=data["train_features"], chunks=(6000, 40))
+    del data
+    with CaptionData(tmp_path, memory=8 * MIB) as opened:
+        tracemalloc.start()
+        try:
+            batches = opened.ordered("train", 20)
+            next(batches)
+            batches.close()
+            assert tracemalloc.get_traced_memory()[1] < 10.5 * MIB
+        finally:
+            tracemalloc.stop()
 
 
 def test_opening_does_not_read_the_features(tmp_path):
@@ -850,8 +870,8 @@ def test_build_from_other_sources(sources, tmp_path):
     names = ["x 1.jpg", "7", "ü.jpg"]
     (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
     rows = [f'"more, {n}",{names[image]},"{text}"' for n, (image, text) in enumerate(TEXTS)]
-    (folder / "train.csv").write_text("\ufeffmore,image,caption\r\n" + "\r\n".join(rows), encoding="utf-8")
-    (folder / "val.csv").write_text("image,caption\n 1 ,a zebra on the cat\n")
+    (folder / "train.csv").write_text("more,image,caption\r\n" + "\r\n".join(rows), encoding="utf-8")
+    (folder / "val.csv").write_text("\ufeffimage,caption\n 1 ,a zebra on the cat\n", encoding="utf-8")
     arrays = {f"{split}_features": np.load(folder / f"{split}.npy").tolist() for split in ("train", "val")}
     pairs = {"train_captions": iter(TEXTS), "val_captions": [(np.int64(1), "a zebra on the cat")]}
     csv_files = {"train_captions": folder / "train.csv", "val_captions": str(folder / "val.csv")}

@@ -64,9 +64,9 @@ def exchange(say):
     # Small buckets, the order of a backward pass, two dtypes.
     params = {"a": np.zeros((5, 4), np.float32), "b": np.zeros(7), "c": np.zeros((3, 11), np.float32)}
     reducer = processes.reducer(params, bucket_bytes=8 * 25)
-    rng = np.random.default_rng(rank)
     seen["sums"], seen["local"] = [], []
-    for _ in range(3):
+    for seed in (0, 0, 1):
+        rng = np.random.default_rng([rank, seed])
         grads = {name: rng.standard_normal(value.shape).astype(value.dtype) for name, value in params.items()}
         for name in ("c", "b", "a"):
             reducer.ready(name, grads[name], (rank + 1) / 4)
@@ -264,6 +264,7 @@ def test_three_processes_exchange():
         assert line["bytes"] == 8 * (20 + 7 + 33)
         assert line["dtypes"] == [("a", "float32"), ("b", "float64"), ("c", "float32")]
         assert line["sums"] == lines[0]["sums"]  # the same bits everywhere
+        assert line["sums"][0] == line["sums"][1]  # and in the first step, whose sums begin later, as in others
         for step, sums in enumerate(line["sums"]):
             for index, (summed, eps) in enumerate(zip(sums, (2**-23, 2**-52, 2**-23), strict=True)):
                 expected = sum((rank + 1) / 4 * local[rank][step][index] for rank in range(3))
@@ -448,7 +449,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(folder, tmp_path):
 @needs_torch
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the workers are found in /proc")
 def test_torchrun_begins_again_where_a_killed_worker_was(folder, tmp_path):
-    run, arguments = tmp_path / "run", [*SMALL, "--steps", 300, "--save-every", 20]
+    run, arguments = tmp_path / "run", [*SMALL, "--steps", 200, "--save-every", 20]
     launch = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "fastrnn", "train", folder]
     with open(tmp_path / "log.torchrun", "w") as log:
         torchrun = subprocess.Popen(
@@ -464,7 +465,7 @@ def test_torchrun_begins_again_where_a_killed_worker_was(folder, tmp_path):
             torchrun.terminate()
             torchrun.wait(60)
     log = (tmp_path / "log.torchrun").read_text()
-    assert re.search(r"resume +no checkpoint", log) and re.search(r"resume +from step \d+ of 300", log)
+    assert re.search(r"resume +no checkpoint", log) and re.search(r"resume +from step \d+ of 200", log)
     train = ["train", folder, "--out", tmp_path / "straight", *arguments]
     outcome(start(2, command, train, tmp_path / "log"))
     assert (run / "last.h5").read_bytes() == (tmp_path / "straight" / "last.h5").read_bytes()

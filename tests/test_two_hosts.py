@@ -122,6 +122,8 @@ def machines(tmp_path):
 
     def make(stays=None):
         hosts = [stays] if stays else []
+        for host in hosts:  # the kernel takes the other end of a lost machine's cable away in its own time
+            subprocess.run([*host.inside, tool("ip"), "link", "delete", INTERFACE], capture_output=True)
         for number in range(len(hosts), 2):
             hosts.append(Host(ADDRESSES[number], tmp_path / f"log.{number}"))
             made.append(hosts[-1])

@@ -7,6 +7,7 @@ from fastrnn.captioning.decoding import Decoded, beam_search, decode_captions, g
 from fastrnn.captioning.metrics import bleu, exact_match, perplexity
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import load_numbers
+from fastrnn.captioning.parallel import Processes, ProcessLost, Reducer
 from fastrnn.captioning.pictures import contact_sheet, loss_curve
 from fastrnn.captioning.solver import CaptioningSolver, CaptioningTrainer
 from fastrnn.captioning.stream import Batch, CaptionData
@@ -22,6 +23,9 @@ __all__ = [
     "CaptioningTrainer",
     "Checkpoint",
     "Decoded",
+    "ProcessLost",
+    "Processes",
+    "Reducer",
     "Summary",
     "Trainer",
     "TrainingConfig",
