@@ -696,7 +696,7 @@ def test_the_picture_of_a_sweep(tmp_path):
 
 def test_the_readme_table_is_made_of_the_last_rows():
     bench_command._bench_package()
-    from fastrnn.bench.update_readme import END, GPU_END, GPU_START, START, written
+    from fastrnn.bench.update_readme import END, GPU_END, GPU_START, START, page, written
 
     def row(provider, p50, **changes):
         values = dict.fromkeys(bench_tables.COLUMNS, "") | {"kernel": "lstm", "mode": "both", "shape": "1,2,3,4"}
@@ -711,11 +711,15 @@ def test_the_readme_table_is_made_of_the_last_rows():
         row("cpu", "2.0"),
         row("numpy", "31.4"),
         row("cpu", "5", dtype="float64"),
+        row("numba", "0.1"),  # of a run without ours
+        row("numpy", "0.1"),
+        row("cpu", "8", shape="5,6,7,8"),
+        row("numpy", "16", shape="5,6,7,8"),
     ]
     readme = f"before\n{START}\nold\n{END}\nbetween\n{GPU_START}\nold\n{GPU_END}\nafter\n"
-    before = written(readme, rows)
-    assert "| NumPy | PyTorch | × NumPy | × PyTorch |" in before and "ONNX" not in before
-    assert "Not yet run" in before
+    for before in (written(readme, rows), page(rows)):
+        assert "| × NumPy | × PyTorch |" in before and "ONNX" not in before and "Not yet run" in before
+    assert "| lstm | float32 | 2 | 46 to 46 % | 5.6× (2) | – |" in written(readme, rows)
     rows += [
         row("cpu", "1.5", precision="medium"),
         row("torch:bf16", "3.0", precision="medium"),
@@ -729,11 +733,13 @@ def test_the_readme_table_is_made_of_the_last_rows():
     assert "| lstm | 1, 2, 3, 4 | float32 | 0.250 | 125.00 | 0.500 | 2× |" in text and "Not yet run" not in text
     assert "| gram | 1, 2, 3, 4 | float32 high | 0.100 | – | – | – |" in text and "abacus of stone (pebbles)" in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert written(text, rows) == text
+    assert "| lstm forward | float32 | 1 | 46 % | – | – | – | 4× |" in text
+    with pytest.raises(ValueError, match="once each"):
+        written("no marks", rows)
+    text = page(rows)
     assert "| PyTorch | PyTorch bf16 | ONNX Runtime | × NumPy | × PyTorch | × PyTorch bf16 | × ONNX Runtime |" in text
     assert "| lstm | 1, 2, 3, 4 | float32 | 2.00 | 46 % | – | 31.4 | – | – | – | 16× | – | – | – |" in text
     assert "| lstm | 1, 2, 3, 4 | float32 medium | 1.50 | 46 % | – | – | – | 3.00 | – | – | – | 2× | – |" in text
     assert "| lstm forward | 1, 2, 3, 4 | float32 | 1.00 | 46 % | – | – | – | – | 4.00 | – | – | – | 4× |" in text
     assert "| lstm | 1, 2, 3, 4 | float64 | 5.00 | 46 % |" in text and "99" not in text
-    assert written(text, rows) == text
-    with pytest.raises(ValueError, match="once each"):
-        written("no marks", rows)
