@@ -38,12 +38,12 @@ def inputs(shape: Shape, dtype: Any) -> Arrays:
         "train_features": draw.standard_normal((IMAGES, D)).astype(dtype),
         "train_urls": np.full(IMAGES, ""),
     }
-    return data | CaptioningRNN(words(V), D, W, H, "lstm", dtype, rng=draw).params | settings(N)
+    return data | CaptioningRNN(words(V), D, W, H, "lstm", dtype, rng=draw).params | settings(N, dtype)
 
 
-def settings(batch: int, learning_rate: float = LEARNING_RATE) -> Arrays:
+def settings(batch: int, dtype: Any, learning_rate: float = LEARNING_RATE) -> Arrays:
     """What stands among the inputs without being an array of theirs."""
-    return {"batch": np.array(batch), "learning_rate": np.array(learning_rate)}
+    return {"batch": np.array(batch), "learning_rate": np.array(learning_rate, dtype)}
 
 
 def words(V: int) -> dict[str, int]:

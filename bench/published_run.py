@@ -120,7 +120,7 @@ def inputs(folder: Path, captions: int, shape: Shape, learning_rate: float) -> t
         }
         T, V, D = data.caption_length, len(data.idx_to_word), data.feature_dim
     model = CaptioningRNN(bench_captioner.words(V), D, W, H, "lstm", np.float32, rng=rng())
-    return arrays | model.params | bench_captioner.settings(N, learning_rate), (N, T, W, H, V, D)
+    return arrays | model.params | bench_captioner.settings(N, np.float32, learning_rate), (N, T, W, H, V, D)
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
