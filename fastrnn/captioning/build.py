@@ -20,6 +20,7 @@ from fastrnn.captioning.data import (
     check_room,
     features_file,
     new_folder,
+    open_npy,
     positive,
     read_text,
     write_but_features,
@@ -251,18 +252,7 @@ class _Features:
     def _open(self) -> np.ndarray:
         if self._array is not None:
             return self._array
-        if not self._path.is_file():
-            raise FileNotFoundError(f"{_FUNCTION}: {self._path}: expected a .npy file here, found nothing")
-        try:
-            array = np.load(self._path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{_FUNCTION}: {self._path}: expected a .npy file, but it is truncated or of another kind "
-                f"(NumPy says: {error})"
-            ) from error
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{_FUNCTION}: {self._path}: expected a .npy file of one array, got an archive of several")
-        return array
+        return open_npy(_FUNCTION, self._path)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows as float32, some at a time."""

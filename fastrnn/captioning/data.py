@@ -90,6 +90,23 @@ def open_hdf5(function: str, path: Path) -> Any:
         ) from error
 
 
+def open_npy(function: str, path: Path) -> np.ndarray:
+    """The array of an .npy file, which stays on disk until it is used, or the error of `function`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{function}: {path}: expected a .npy file here, found {_what_is(path)}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{function}: {path}: expected a .npy file, but it is truncated or of another kind "
+            f"({path.stat().st_size} bytes; NumPy says: {error}); write it with numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{function}: {path}: expected a .npy file of one array, got an archive of several")
+    return array
+
+
 def _what_is(path: Path) -> str:
     return "a folder" if path.is_dir() else "nothing"
 

@@ -13,13 +13,11 @@ from typing import Annotated, Any, TextIO
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import fastrnn
 from fastrnn.captioning import decoding
 from fastrnn.captioning.checkpoint import Checkpoint, load_checkpoint
-from fastrnn.captioning.data import SPLITS, features_file
+from fastrnn.captioning.data import SPLITS, features_file, open_npy
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import IDX_TO_WORD, numbers_dir
 from fastrnn.captioning.stream import CaptionData
@@ -227,17 +225,7 @@ def words_of(ids: Any, checkpoint: Checkpoint) -> list[str]:
 @contextmanager
 def progress(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], Any]]:
     """A bar on the error output where someone watches; gives what counts it up."""
-    bar = Progress(
-        TextColumn(f"[bold]{what}[/]"),
-        BarColumn(None),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        expand=True,
-        disable=not (wanted and common.interactive()),
-    )
+    bar = common.progress_bar(what, wanted=wanted)
     with bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
@@ -248,19 +236,8 @@ def progress(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[i
 
 def _open_features(path: Path, checkpoint: Checkpoint, name: Path) -> np.ndarray:
     """The rows of an .npy file, which stay on disk until they are used."""
-    expected = "expected a NumPy file (.npy) of floating-point numbers of shape (num_images, D)"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {expected}, found {'a folder' if path.is_dir() else 'nothing'}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path}: {expected}, but it is truncated or of another kind ({path.stat().st_size} bytes; NumPy says: "
-            f"{error}); write it with numpy.save"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"{path}: {expected}, got an archive of several arrays; write one array with numpy.save")
+    array = open_npy("caption", path)
+    expected = "expected floating-point numbers of shape (num_images, D)"
     if array.ndim != 2 or array.dtype.kind != "f":
         raise ValueError(f"{path}: {expected}, got {array.dtype} of shape {array.shape}")
     if array.shape[1] != checkpoint.feature_dim:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import fastrnn
 from fastrnn.arrays import device
@@ -139,3 +140,19 @@ def console() -> Console:
 def interactive() -> bool:
     """Whether someone watches: a progress bar is worth drawing."""
     return sys.stderr.isatty()
+
+
+def progress_bar(title: str, *fields: str, wanted: bool = True) -> Progress:
+    """A bar on the error output, where someone watches, that shows `fields` of its task beside what is done."""
+    return Progress(
+        TextColumn(f"[bold]{title}[/]"),
+        BarColumn(None),
+        MofNCompleteColumn(),
+        *map(TextColumn, fields),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        expand=True,
+        disable=not (wanted and interactive()),
+    )

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -142,9 +140,7 @@ def _errors(stopped: str = "stopped") -> Iterator[None]:
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], Any]]:
     """A bar on stderr, where someone watches, and what moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not common.interactive()) as progress:
+    with common.progress_bar(what) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -215,19 +214,7 @@ def _train(
                 f"         step {step:,} of {steps:,}: loss {mean:.3f}, {rate:.0f} iterations/s", highlight=False
             )
 
-    bar = Progress(
-        TextColumn("[bold]training[/]"),
-        BarColumn(None),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]} iterations/s"),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        expand=True,
-        disable=not common.interactive(),
-    )
+    bar = common.progress_bar("training", "loss {task.fields[loss]}", "{task.fields[rate]} iterations/s")
     solver = _solver(model, data, steps, batch_size, rng, callback=advance)
     with bar:
         task = bar.add_task("training", total=steps, loss="-", rate="-")

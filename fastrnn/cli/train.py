@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import fastrnn
 from fastrnn.captioning.checkpoint import load_checkpoint
@@ -281,20 +281,8 @@ class _Run:
     def _progress(self) -> Progress:
         trainer = self.trainer
         assert trainer is not None
-        return Progress(
-            TextColumn("[bold]training[/]"),
-            BarColumn(None),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("validation {task.fields[validation]}"),
-            TextColumn("{task.fields[rate]} tokens/s"),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            expand=True,
-            disable=trainer.rank > 0 or not common.interactive(),
-        )
+        fields = ("loss {task.fields[loss]}", "validation {task.fields[validation]}", "{task.fields[rate]} tokens/s")
+        return common.progress_bar("training", *fields, wanted=trainer.rank == 0)
 
     def _advance(self, record: dict[str, Any]) -> None:
         """Draw the progress; where nobody watches, a line for every tenth of the way and every validation."""
