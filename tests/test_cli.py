@@ -2,8 +2,10 @@
 
 import csv
 import gc
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,12 +14,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fastrnn
 from fastrnn import conformance
 from fastrnn.cli import bench as bench_command
-from fastrnn.cli import bench_tables, bench_timing
+from fastrnn.cli import bench_tables, bench_timing, common
 from fastrnn.cli import check as check_command
 from fastrnn.cli.main import app
 
@@ -689,6 +692,21 @@ def test_the_picture_of_a_sweep(tmp_path):
     text = path.read_text()
     for label in ("gru forward float32", "rnn forward float32", "N T D H = N,3,4,5", "GFLOP/s", "time, ms (median)"):
         assert f"<!-- {label}" in text or label in text, label
+
+
+# ---- progress ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("watched", [True, False])
+def test_progress_is_drawn_where_someone_watches(watched, wanted, monkeypatch):
+    monkeypatch.setattr(common, "interactive", lambda: watched)
+    bar = common.progress_bar("training", "loss {task.fields[loss]}", wanted=wanted)
+    assert bar.disable == (not (watched and wanted))
+    bar.add_task("training", total=30, completed=12, loss="1.25")
+    drawn = io.StringIO()
+    Console(file=drawn, width=100).print(bar.make_tasks_table(bar.tasks))
+    assert re.search(r"training .*12/30 loss 1\.25 time left", drawn.getvalue())
 
 
 # ---- the README's table --------------------------------------------------------------------------------------------
