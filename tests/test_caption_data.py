@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -1146,3 +1147,19 @@ def test_ctrl_c_leaves_nothing(sources, tmp_path, monkeypatch, command):
     result = runner.invoke(app, ["data", command, str(tmp_path / "coco"), *options])
     assert result.exit_code == 130 and "was not written" in result.stderr
     assert nothing_left(tmp_path)
+
+
+def test_a_new_data_set_comes_into_being_at_once(tmp_path, monkeypatch):
+    """Whoever looks sees all of it or nothing: it gets its name when it is complete, by one renaming."""
+    seen = []
+
+    def replace(source, target, rename=os.replace):
+        seen.append((Path(target), Path(target).exists(), sorted(path.name for path in Path(source).iterdir())))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    sizes = {"train_images": 6, "val_images": 3, "captions": 9, "val_captions": 4}
+    synthetic_coco_data(tmp_path / "made", **sizes, dim=5, vocabulary=12, length=6)
+    ((target, existed, files),) = seen
+    assert target == tmp_path / "made" and not existed
+    assert files == sorted(path.name for path in target.iterdir()) and len(files) == 6
