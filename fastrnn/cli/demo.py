@@ -339,9 +339,13 @@ def _show_timings(console: Console, timings: list[Timing], batch_size: int) -> N
     console.print(table)
     differences = [abs(timing.losses[0] / plain.losses[0] - 1) for timing in timings[:-1]]
     if differences:
-        console.print(
-            f"their first losses differ from the reference's by {max(differences):.1e} of it", highlight=False
+        largest = max(differences)
+        by = (
+            f"differ from the reference's by {largest:.1e} of it"
+            if largest
+            else "are the reference's to the last digit"
         )
+        console.print(f"their first losses {by}", highlight=False)
     if not all(difference < 1e-4 for difference in differences):
         typer.echo("fastrnn: the backends disagree; `fastrnn check` says where", err=True)
         raise typer.Exit(1)
