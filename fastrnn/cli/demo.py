@@ -318,6 +318,13 @@ def _time(console: Console, data: dict[str, Any], batch_size: int, seed: int) ->
     return timings
 
 
+def _agreement(largest: float) -> str:
+    """Words for the largest relative difference of the first losses."""
+    if largest == 0:
+        return "are the reference's to the last digit"
+    return f"differ from the reference's by {largest:.1e} of it"
+
+
 def _show_timings(console: Console, timings: list[Timing], batch_size: int) -> None:
     """A table of times, and whether all computed the same."""
     plain = timings[-1]
@@ -339,13 +346,7 @@ def _show_timings(console: Console, timings: list[Timing], batch_size: int) -> N
     console.print(table)
     differences = [abs(timing.losses[0] / plain.losses[0] - 1) for timing in timings[:-1]]
     if differences:
-        largest = max(differences)
-        by = (
-            f"differ from the reference's by {largest:.1e} of it"
-            if largest
-            else "are the reference's to the last digit"
-        )
-        console.print(f"their first losses {by}", highlight=False)
+        console.print(f"their first losses {_agreement(max(differences))}", highlight=False)
     if not all(difference < 1e-4 for difference in differences):
         typer.echo("fastrnn: the backends disagree; `fastrnn check` says where", err=True)
         raise typer.Exit(1)
