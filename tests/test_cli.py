@@ -334,6 +334,7 @@ def small(kernel):
         "gram": "1,3,4,5",
         "image_losses": "1,3,4,5",
         "optim": "50",
+        "style": "16,32",
     }.get(BENCHMARKS[kernel][0], "3,4,5,6")
 
 
@@ -365,7 +366,7 @@ def test_a_name_is_that_of_a_kernel_or_of_a_row():
     assert kernels("image_losses") == ["content_loss", "tv_loss"]
     assert kernels("torch")[:3] == ["torch_lstm", "torch_gru", "torch_rnn"] and kernels("torch_rnn") == ["torch_rnn"]
     assert kernels() == list(BENCHMARKS) and "captioner" in kernels()
-    assert {row for row, _ in BENCHMARKS.values()} == {*conformance.CASES, "captioner", "torch"}
+    assert {row for row, _ in BENCHMARKS.values()} == {*conformance.CASES, "captioner", "torch", "style"}
 
 
 @pytest.mark.parametrize("kernel", BENCHMARKS)
@@ -441,7 +442,8 @@ def test_without_pytorch_its_modules_are_not_timed(monkeypatch):
     monkeypatch.setattr(bench_command, "_missing", lambda module, reason: reason)
     one_line_error(run("bench", "torch"), "'torch' cannot be timed here", "pip install torch")
     one_line_error(run("bench", "torch_gru"), "'torch' cannot be timed here")
-    assert "torch" not in {row for row, _ in bench_command._benchmarks(None)}
+    one_line_error(run("bench", "style"), "'style' cannot be timed here")
+    assert not {"torch", "style"} & {row for row, _ in bench_command._benchmarks(None)}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")

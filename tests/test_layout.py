@@ -45,6 +45,7 @@ GRID = {
         {
             "__init__.py",
             "bench_captioner.py",
+            "bench_style.py",
             "bench_torch.py",
             "common.py",
             "distributed.py",

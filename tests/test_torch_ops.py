@@ -1,10 +1,12 @@
 """Operations of the PyTorch layer: values, gradients, and what PyTorch asks of an operation."""
 
+import gc
 import os
 import re
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -225,12 +227,17 @@ def test_every_operation_is_checked():
 
 
 WORDS, SOME_WORDS = words(7, 2, 3), words(7, 2, 3, ignored=True)
+TARGETS = [draw(2, 4, 4, grad=False), draw(2, 3, 3, grad=False, seed=2)]
 LOSSES = {
     "embedding": (lambda W: ft.embedding(WORDS, W), (draw(7, 4),)),
     "gram_matrix": (ft.gram_matrix, (f64,)),
     "gram_matrix NHWC": (lambda f: ft.gram_matrix(f, False, "NHWC"), (f64,)),
     "content_loss": (lambda a, b: ft.content_loss(1.5, a, b), (f64, noise)),
     "style_loss": (lambda f, g: ft.style_loss([f], [0], [g], [2.0]), (f64, draw(2, 3, 3, seed=2))),
+    "style_loss, given targets": (
+        lambda f, g: ft.style_loss([f, noise, g], [2, 0], TARGETS, [0.5, 2.0]),
+        (f64, draw(2, 4, 3, 2, seed=3)),
+    ),
     "tv_loss": (lambda img: ft.tv_loss(img, 0.5), (f64,)),
     "vocab_cross_entropy": (
         lambda h, W, b: ft.vocab_cross_entropy(h, W, b, SOME_WORDS),
@@ -288,9 +295,11 @@ def test_compile_without_breaks(name):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     ours, expected = compiled(*inputs), function(*inputs)
     assert torch.equal(ours, expected)
-    dout = draw(*ours.shape, grad=False)
-    for a, b in zip(torch.autograd.grad(ours, inputs, dout), torch.autograd.grad(expected, inputs, dout), strict=True):
-        assert torch.equal(a, b)
+    one = torch.ones_like(expected)
+    for dout, off in ((one, 0.0), (draw(*ours.shape, grad=False), 4 * torch.finfo(torch.float64).eps)):
+        gradients = [torch.autograd.grad(out, inputs, dout, retain_graph=True) for out in (ours, expected)]
+        for a, b in zip(*gradients, strict=True):  # a call that nobody traces multiplies by dout at another place
+            torch.testing.assert_close(a, b, rtol=off, atol=0)
 
 
 class Scorer(torch.nn.Module):
@@ -300,6 +309,58 @@ class Scorer(torch.nn.Module):
 
     def forward(self, ids, y):
         return ft.vocab_cross_entropy(self.embed(ids), self.vocab.weight, self.vocab.bias, y)
+
+
+class Recorded(torch.utils._python_dispatch.TorchDispatchMode):
+    """What is called, for which operations of ``torch.library`` stand where nobody watches none are called."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "loss" in name])
+def test_losses_are_the_same_recorded_or_not(name):
+    function, inputs = LOSSES[name]
+    plain = function(*inputs)
+    with Recorded():
+        recorded = function(*inputs)
+        again = torch.autograd.grad(3 * recorded, inputs)
+    assert torch.equal(plain, recorded)
+    for _ in range(2):  # a second pass over a graph that is kept
+        for a, b in zip(torch.autograd.grad(3 * plain, inputs, retain_graph=True), again, strict=True):
+            torch.testing.assert_close(a, b, rtol=4 * torch.finfo(torch.float64).eps, atol=0)
+
+
+def test_gradients_are_made_for_what_needs_them_alone():
+    frozen, f, other = draw(1, 3, 4, 5, grad=False), draw(1, 3, 4, 5, seed=1), draw(1, 3, 4, 5, seed=2)
+    targets = [draw(1, 3, 3, grad=False)] * 2
+    loss = ft.style_loss([frozen, f], [0, 1], targets, [1.0, 2.0])
+    alone = ft.style_loss([f], [0], targets[:1], [2.0])
+    assert torch.equal(*(torch.autograd.grad(one, f)[0] for one in (loss, alone)))
+    both = torch.autograd.grad(ft.content_loss(0.5, f, other), (f, other))
+    assert torch.equal(both[1], torch.autograd.grad(ft.content_loss(0.5, f.detach(), other), other)[0])
+    assert torch.equal(both[0], torch.autograd.grad(ft.content_loss(0.5, f, other.detach()), f)[0])
+    assert torch.equal(both[0], -both[1])
+
+
+@pytest.mark.parametrize("name", ["content_loss", "style_loss, given targets", "tv_loss"])
+def test_what_a_loss_keeps_is_guarded_and_let_go(name):
+    function, inputs = LOSSES[name]
+    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    maps = [leaf + 1 for leaf in leaves]
+    loss = function(*maps)
+    maps[0].detach().zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    maps = [leaf + 1 for leaf in leaves]
+    watch = [weakref.ref(t) for t in maps]
+    loss = function(*maps)
+    loss.backward()
+    del maps
+    gc.collect()
+    assert loss.grad_fn is not None and not any(ref() is not None for ref in watch)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def test_export():

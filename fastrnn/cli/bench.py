@@ -25,7 +25,9 @@ from fastrnn.cli.bench_timing import Group, Job, Settings, measure
 PEERS = ("numpy", "numba", "torch", "onnxruntime")
 MODES = ("forward", "backward", "both")
 # Benchmarks of whole systems, which are no operations.
-SYSTEMS = ("captioner", "torch")
+SYSTEMS = ("captioner", "torch", "style")
+# Those whose own code needs PyTorch.
+ON_TORCH = ("torch", "style")
 
 # From where to where `--sweep` goes; other axes are sizes of vectors.
 RANGES = {"N": (1, 128), "T": (1, 128), "K": (1_000, 10_000_000)}
@@ -200,7 +202,7 @@ def _bench_package() -> ModuleType:
 def _benchmarks(given: list[str] | None) -> list[tuple[str, Any]]:
     """Rows with their benchmarks. A name is that of a kernel, or of a row: then all of its kernels are meant."""
     without = _missing("torch", "its modules need PyTorch (pip install torch)")
-    rows = [row for row in (*conformance.CASES, *SYSTEMS) if given or not (row == "torch" and without)]
+    rows = [row for row in (*conformance.CASES, *SYSTEMS) if given or not (row in ON_TORCH and without)]
     there = [(row, benchmark) for row in rows for benchmark in load(row)]
     kernels = [benchmark.kernel for _, benchmark in there]
     known = dict.fromkeys([*rows, *kernels])
@@ -210,8 +212,9 @@ def _benchmarks(given: list[str] | None) -> list[tuple[str, Any]]:
         for row, benchmark in there
         if benchmark.kernel in names or (row in names and row not in kernels)
     ]
-    if without and any(row == "torch" for row, _ in found):
-        common.fail(f"'torch' cannot be timed here: {without}")
+    for row, _ in found:
+        if without and row in ON_TORCH:
+            common.fail(f"{row!r} cannot be timed here: {without}")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from fastrnn.checks import Arguments
 from fastrnn.torch.tensors import as_tensor
@@ -102,6 +103,17 @@ def bare(tensors: tuple[torch.Tensor | None, ...]) -> bool:
         if t is not None and (type(t) not in _PLAIN or t.is_meta):
             return False
     return True
+
+
+def eager(tensors: tuple[torch.Tensor | None, ...]) -> bool:
+    """Whether this is a call of kernels and nothing more: no tracing, no transformation, :func:`bare` tensors.
+
+    Then a ``torch.autograd.Function`` can stand for an operation of ``torch.library``, which has more to do.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or not bare(tensors):
+        return False
+    # Under a transformation of torch.func, plain tensors can be wrappers.
+    return torch._C._functorch.peek_interpreter_stack() is None
 
 
 def pause_openmp(tensor: torch.Tensor) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 import fastrnn
 from fastrnn.backend import choose
@@ -14,8 +13,8 @@ from fastrnn.ops.softmax_loss import vocab_softmax_loss_by
 from fastrnn.torch.library import (
     WORTH_A_PAUSE,
     autocast_to_float32,
-    bare,
     computed_in,
+    eager,
     floating,
     integers,
     pause_openmp,
@@ -116,12 +115,8 @@ def vocab_cross_entropy(
     differentiable = h.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     wanted = torch.is_grad_enabled() and differentiable
     arguments = (h, weight, bias, targets, ignore_index, reduction == "mean")
-    if not torch.compiler.is_compiling() and forward_ad._current_level < 0 and bare(arguments[:4]):
-        # Under a transformation of torch.func, plain tensors can be wrappers.
-        if torch._C._functorch.peek_interpreter_stack() is None:
-            if wanted:
-                return _Loss.apply(*arguments)
-            return _loss_and_gradients(*arguments, gradients=False)[0]
+    if eager(arguments[:4]):
+        return _Loss.apply(*arguments) if wanted else _loss_and_gradients(*arguments, gradients=False)[0]
     return _vocab_cross_entropy(*arguments, wanted)[0]
 
 
