@@ -11,7 +11,7 @@ import fastrnn
 from fastrnn.backend import choose
 from fastrnn.cache import Cache
 from fastrnn.checks import Arguments
-from fastrnn.torch.library import computed_in, floating, integers, refuse, same_device, stream_of, vmap_by_loop
+from fastrnn.torch.library import computed_in, eager, floating, integers, refuse, same_device, stream_of, vmap_by_loop
 from fastrnn.torch.tensors import as_array, as_tensor
 
 _ROW = "embedding"
@@ -65,7 +65,11 @@ def embedding(
     else:
         expected = f"be None or lie in [{-V}, {V}), the rows of weight"
         raise Arguments(function).fail(ValueError, "padding_idx", expected, str(padding_idx))
-    return _embedding(ids, weight, padding, sparse)
+    if not eager((ids, weight)):
+        return _embedding(ids, weight, padding, sparse)
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _Lookup.apply(ids, weight, padding, sparse)
+    return _looked_up(ids, weight)
 
 
 class Embedding(torch.nn.Embedding):
@@ -109,21 +113,11 @@ class Embedding(torch.nn.Embedding):
         return embedding(input, self.weight, self.padding_idx, self.sparse)
 
 
-# ---- the operations ------------------------------------------------------------------------------------------------
+# ---- the kernels -----------------------------------------------------------------------------------------------------
 
 
-def _check_ids(ids: torch.Tensor, weight: Any) -> None:
-    V = weight.shape[0]
-    check = Arguments("embedding", place=choose(_ROW, weight).place)
-    check.ids("ids", as_array(ids), V, f"the V = {V} rows of weight")
-
-
-@torch.library.custom_op(
-    "fastrnn::embedding",
-    mutates_args=(),
-    schema="(Tensor ids, Tensor weight, int padding_idx=-1, bool sparse=False) -> Tensor",
-)
-def _embedding(ids: torch.Tensor, weight: torch.Tensor, padding_idx: int = -1, sparse: bool = False) -> torch.Tensor:
+def _looked_up(ids: torch.Tensor, weight: torch.Tensor, padding_idx: int = -1, sparse: bool = False) -> torch.Tensor:
+    """Rows of the table; how their gradient is to be made has no part in it."""
     with stream_of(weight):
         W = as_array(weight if computed_in(weight.dtype) == weight.dtype else weight[:, :0].float())
         if W.shape[1] != weight.shape[1]:  # rows are copied: nothing to compute in another dtype
@@ -136,9 +130,10 @@ def _embedding(ids: torch.Tensor, weight: torch.Tensor, padding_idx: int = -1, s
             raise
 
 
-@_embedding.register_fake
-def _(ids: torch.Tensor, weight: torch.Tensor, padding_idx: int = -1, sparse: bool = False) -> torch.Tensor:
-    return weight.new_empty((*ids.shape, weight.shape[1]))
+def _check_ids(ids: torch.Tensor, weight: Any) -> None:
+    V = weight.shape[0]
+    check = Arguments("embedding", place=choose(_ROW, weight).place)
+    check.ids("ids", as_array(ids), V, f"the V = {V} rows of weight")
 
 
 def _cache(ids: torch.Tensor, grad: torch.Tensor, rows: int) -> tuple[Any, Cache]:
@@ -152,12 +147,8 @@ def _cache(ids: torch.Tensor, grad: torch.Tensor, rows: int) -> tuple[Any, Cache
     return dout, Cache("word_embedding_forward", chosen.column, dout.dtype, dims, (tuple(ids.shape), kept))
 
 
-@torch.library.custom_op(
-    "fastrnn::embedding_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor ids, SymInt rows, int padding_idx) -> Tensor",
-)
-def _embedding_backward(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int) -> torch.Tensor:
+def _sums(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int) -> torch.Tensor:
+    """The gradient of a table."""
     with stream_of(grad):
         dW = as_tensor(fastrnn.word_embedding_backward(*_cache(ids, grad, rows)))
         if padding_idx >= 0:
@@ -165,24 +156,77 @@ def _embedding_backward(grad: torch.Tensor, ids: torch.Tensor, rows: int, paddin
         return dW.to(grad.dtype)
 
 
-@_embedding_backward.register_fake
-def _(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int) -> torch.Tensor:
-    return grad.new_empty((rows, grad.shape[-1]))
-
-
-@torch.library.custom_op(
-    "fastrnn::embedding_backward_sparse",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor ids, SymInt rows, int padding_idx) -> (Tensor, Tensor)",
-)
-def _embedding_backward_sparse(
+def _sums_of_used(
     grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of a table that were used, and their gradients."""
     with stream_of(grad):
         used, values = fastrnn.word_embedding_backward(*_cache(ids, grad, rows), sparse=True)
         if padding_idx >= 0 and (others := used != padding_idx).all() == False:  # noqa: E712 (an array of CuPy's, too)
             used, values = used[others], values[others]
         return as_tensor(used), as_tensor(values).to(grad.dtype)
+
+
+def _differentiated(ctx: Any, grad: torch.Tensor, dense: Any, of_used: Any) -> tuple[Any, ...]:
+    """Gradients of ids, weight, padding_idx and sparse."""
+    (ids,) = ctx.saved_tensors
+    if not ctx.sparse:
+        return None, dense(grad, ids, ctx.rows, ctx.padding_idx), None, None
+    used, values = of_used(grad, ids, ctx.rows, ctx.padding_idx)
+    shape = (ctx.rows, grad.shape[-1])
+    dW = torch.sparse_coo_tensor(used[None], values, shape, is_coalesced=True, check_invariants=False)
+    return None, dW, None, None
+
+
+class _Lookup(torch.autograd.Function):
+    """The lookup, with less to do for PyTorch than an operation of ``torch.library`` makes it do."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        _keep(ctx, arguments, None)
+        return _looked_up(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # as parts of a graph, to be differentiated again
+            return _differentiated(ctx, grad, _embedding_backward, _embedding_backward_sparse)
+        return _differentiated(ctx, grad, _sums, _sums_of_used)
+
+
+# ---- the operations ------------------------------------------------------------------------------------------------
+
+_embedding = torch.library.custom_op(
+    "fastrnn::embedding",
+    _looked_up,
+    mutates_args=(),
+    schema="(Tensor ids, Tensor weight, int padding_idx=-1, bool sparse=False) -> Tensor",
+)
+
+
+@_embedding.register_fake
+def _(ids: torch.Tensor, weight: torch.Tensor, padding_idx: int = -1, sparse: bool = False) -> torch.Tensor:
+    return weight.new_empty((*ids.shape, weight.shape[1]))
+
+
+_embedding_backward = torch.library.custom_op(
+    "fastrnn::embedding_backward",
+    _sums,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor ids, SymInt rows, int padding_idx) -> Tensor",
+)
+
+
+@_embedding_backward.register_fake
+def _(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int) -> torch.Tensor:
+    return grad.new_empty((rows, grad.shape[-1]))
+
+
+_embedding_backward_sparse = torch.library.custom_op(
+    "fastrnn::embedding_backward_sparse",
+    _sums_of_used,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor ids, SymInt rows, int padding_idx) -> (Tensor, Tensor)",
+)
 
 
 @_embedding_backward_sparse.register_fake
@@ -191,20 +235,14 @@ def _(grad: torch.Tensor, ids: torch.Tensor, rows: int, padding_idx: int) -> tup
     return grad.new_empty((count,), dtype=torch.int64), grad.new_empty((count, grad.shape[-1]))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ids, weight, ctx.padding_idx, ctx.sparse = inputs
     ctx.rows = weight.shape[0]
     ctx.save_for_backward(ids)
 
 
 def _gradient(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-    (ids,) = ctx.saved_tensors
-    if not ctx.sparse:
-        return None, _embedding_backward(grad, ids, ctx.rows, ctx.padding_idx), None, None
-    used, values = _embedding_backward_sparse(grad, ids, ctx.rows, ctx.padding_idx)
-    shape = (ctx.rows, grad.shape[-1])
-    dW = torch.sparse_coo_tensor(used[None], values, shape, is_coalesced=True, check_invariants=False)
-    return None, dW, None, None
+    return _differentiated(ctx, grad, _embedding_backward, _embedding_backward_sparse)
 
 
 def _keep_ids(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
