@@ -486,6 +486,13 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     m.def(
         "has_precision", [](const std::string& name) { return cpu::products_in(precision_of(name)) != nullptr; },
         "Whether the instruction set in use has products of float32 in that precision, other than float32's own.");
+#if defined(__VERSION__)
+    m.attr("compiler") = __VERSION__;
+#elif defined(_MSC_FULL_VER)
+    m.attr("compiler") = "MSVC " + std::to_string(_MSC_FULL_VER);
+#else
+    m.attr("compiler") = "unknown";
+#endif
 #if defined(FASTRNN_EMULATE_AMX)
     m.attr("emulated") = py::make_tuple("amx");
 #else

@@ -17,6 +17,7 @@ import typer
 import fastrnn
 from fastrnn import conformance
 from fastrnn.backend import PRECISIONS
+from fastrnn.cli import bench_instructions as instructions
 from fastrnn.cli import bench_pictures as pictures
 from fastrnn.cli import bench_tables as tables
 from fastrnn.cli import common
@@ -88,6 +89,24 @@ def bench(
         typer.Option(metavar="FILE", help="Save a picture, .png, .svg or .pdf: bars, or the curves of a sweep."),
     ] = None,
     record: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Append the rows to a table.")] = None,
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--instructions",
+            help="Count the instructions of each call instead of timing it, on one thread, with valgrind: steady where "
+            "times are not, as in CI.",
+        ),
+    ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="BASELINE.json", help="Compare counts with those of an earlier --instructions --json."),
+    ] = None,
+    fail_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="RATIO", help="With --compare: exit with 1 if a baseline / now is less. Default: 0.9."
+        ),
+    ] = None,
 ) -> None:
     """Time the kernels and their peers at the same number of threads, results verified first.
 
@@ -100,7 +119,8 @@ def bench(
     Lists are separated by commas, or their option is repeated. Ctrl-C ends the run with what was measured so far, files
     included.
 
-    Exit code: 0, or 1 if a provider's results are wrong, 2 for bad usage, 130 after Ctrl-C.
+    Exit code: 0, or 1 if a provider's results are wrong or a count is worse than --fail-below, 2 for bad usage, 130
+    after Ctrl-C.
     """
     benchmarks = _benchmarks(operations)
     dtypes = common.chosen(dtype or ["float32"], conformance.WITH_HALVES, "dtype")
@@ -112,6 +132,18 @@ def bench(
         for row, _ in benchmarks:
             if (ours, row) not in conformance.HALVES:
                 common.fail(f"--dtype float16 is for gru, lstm, rnn on backend cuda, not for {row} on {ours}")
+    if fail_below is not None and compare is None:
+        common.fail("--fail-below is for --compare BASELINE.json")
+    if count or compare is not None:
+        timing = {"--peers": peers, "--threads": threads, "--precision": precision, "--plot": plot, "--record": record}
+        for name, given in (timing | {"--sweep": sweep}).items():
+            if given is not None:
+                common.fail(f"{name} is for times, not for --instructions")
+        _check_files(as_json, None, None)
+        jobs = [group.jobs[0] for group in _groups(benchmarks, shape, all_shapes, None, modes, dtypes)]
+        if not (shape or all_shapes):
+            jobs = instructions.smaller(jobs)
+        raise typer.Exit(_count(jobs, ours, as_json, compare, fail_below))
     wanted = _peers(peers, ours)
     _check_files(as_json, plot, record)
     groups = _groups(benchmarks, shape, all_shapes, sweep, modes, dtypes)
@@ -165,6 +197,32 @@ def bench(
             pictures.save_bars(plot, rows, ours)
         console.print(f"picture saved as {plot}")
     raise typer.Exit(common.INTERRUPTED if interrupted else int(wrong))
+
+
+def _count(jobs: list[Job], ours: str, as_json: Path | None, compare: Path | None, fail_below: float | None) -> int:
+    """Count instructions; the exit code."""
+    jobs = instructions.check(jobs, ours)
+    baseline = None if compare is None else instructions.read_baseline(compare)
+    below = 0.9 if fail_below is None else fail_below
+    console = common.console()
+    try:
+        rows = instructions.count(jobs)
+    except KeyboardInterrupt:
+        console.print("interrupted: nothing was counted")
+        return common.INTERRUPTED
+    console.print(
+        f"instructions of a call on one thread, instruction set {rows[0]['isa']}, compiler {rows[0]['compiler']}"
+    )
+    worse = instructions.report(console, rows, baseline, below)
+    if as_json:
+        as_json.write_text(json.dumps(rows, indent=1) + "\n")
+    if baseline is not None:
+        instructions.check_conditions(rows, baseline)
+    for row in worse:
+        typer.echo(
+            f"fastrnn: {row['kernel']} {row['mode']} {row['shape']} {row['dtype']} needs more instructions", err=True
+        )
+    return int(bool(worse))
 
 
 # ---- what to run ---------------------------------------------------------------------------------------------------
