@@ -11,7 +11,7 @@ import json
 import operator
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -346,7 +346,12 @@ class Training:
 TRAINING = Training()
 
 
-def digits_classifier(folder: str | os.PathLike[str] | None = None, seed: int = 0) -> DigitsNet:
+def digits_classifier(
+    folder: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    *,
+    progress: Callable[[int, int], Any] | None = None,
+) -> DigitsNet:
     """A `DigitsNet` that reads the digits of `data.digits`, trained once, in seconds, and then kept.
 
     It sees the training digits shifted, turned, stretched, with noise, and changed a little so as to mislead it
@@ -359,6 +364,9 @@ def digits_classifier(folder: str | os.PathLike[str] | None = None, seed: int = 
         The cache folder. Default: the environment variable ``FASTRNN_CACHE``, or the user's cache folder.
     seed : int
         Of the initial weights and of what happens to the digits.
+    progress : callable, optional
+        Called after each step of the training with the steps done and the steps in all; not at all where the network
+        comes from the cache.
 
     Returns
     -------
@@ -390,19 +398,19 @@ def digits_classifier(folder: str | os.PathLike[str] | None = None, seed: int = 
                 f"digits_classifier: cannot make the folder {path.parent} ({error.strerror or error}); FASTRNN_CACHE "
                 "names another"
             ) from error
-        network = _trained(seed)
+        network = _trained(seed, progress)
         _keep(path, wanted, network)
     return network
 
 
-def _trained(seed: int) -> DigitsNet:
+def _trained(seed: int, progress: Callable[[int, int], Any] | None = None) -> DigitsNet:
     images, labels = digits("train")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # nn.Module draws from the global generator
         torch.manual_seed(seed)
         network = DigitsNet()
     network.train()
-    steps = TRAINING.epochs * -(-len(images) // TRAINING.batch_size)
+    steps, done = TRAINING.epochs * -(-len(images) // TRAINING.batch_size), 0
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=TRAINING.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TRAINING.learning_rate, steps)
     for _ in range(TRAINING.epochs):
@@ -413,6 +421,9 @@ def _trained(seed: int) -> DigitsNet:
             loss.backward()
             optimizer.step()
             schedule.step()
+            done += 1
+            if progress is not None:
+                progress(done, steps)
     return network.eval()
 
 
@@ -596,7 +607,13 @@ def _torch_file(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def build(name: str, weights: str | os.PathLike[str] | None = None, device: Any = "cpu") -> Network:
+def build(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    device: Any = "cpu",
+    *,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Network:
     """A network by its name, ready to look into.
 
     Parameters
@@ -608,6 +625,8 @@ def build(name: str, weights: str | os.PathLike[str] | None = None, device: Any 
         without one, and ``random`` takes none.
     device : str or torch.device
         Where it is to be.
+    progress : callable, optional
+        For `digits_classifier`.
 
     Returns
     -------
@@ -630,7 +649,7 @@ def build(name: str, weights: str | os.PathLike[str] | None = None, device: Any 
             )
         network = load_weights(SqueezeNet() if name == "squeezenet" else VGG16(), weights)
     elif name == "digits":
-        network = digits_classifier() if weights is None else load_weights(DigitsNet(), weights)
+        network = digits_classifier(progress=progress) if weights is None else load_weights(DigitsNet(), weights)
     else:
         if weights is not None:
             raise ValueError(f"build: network 'random' draws its weights and takes no file of them, got {weights}")
