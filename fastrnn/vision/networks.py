@@ -418,7 +418,6 @@ def _trained(seed: int, training: Training, progress: Callable[[int, int], Any] 
     with torch.random.fork_rng(devices=[]):  # nn.Module draws from the global generator
         torch.manual_seed(seed)
         network = DigitsNet()
-    network.train()
     steps, done = training.epochs * -(-len(images) // training.batch_size), 0
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, steps)
@@ -435,7 +434,7 @@ def _trained(seed: int, training: Training, progress: Callable[[int, int], Any] 
             done += 1
             if progress is not None:
                 progress(done, steps)
-    return network.eval()
+    return network
 
 
 def _distorted(images: torch.Tensor, generator: torch.Generator, training: Training) -> torch.Tensor:
