@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fastrnn.captioning.numbers import cache_dir
 from fastrnn.vision.data import SIDE, digits
-from fastrnn.vision.images import write_whole
+from fastrnn.vision.images import write_file
 
 __all__ = [
     "NETWORKS",
@@ -484,7 +484,7 @@ def _keep(path: Path, wanted: str, network: DigitsNet) -> None:
     from safetensors.torch import save
 
     content = {name: value.contiguous() for name, value in network.state_dict().items()}
-    write_whole("digits_classifier", path, save(content, {"training": wanted, "sha256": _digest(content)}))
+    write_file("digits_classifier", path, save(content, {"training": wanted, "sha256": _digest(content)}))
 
 
 def _kept(path: Path, wanted: str) -> DigitsNet | None:
