@@ -75,8 +75,8 @@ ENTRIES = (
         "texture",
         "Texture synthesis",
         "style.md",
-        "Only the Gram matrices of the photograph were matched, beginning from noise: its texture and colours are "
-        "there again, but nothing is where it was.",
+        "Only the Gram matrices of the photograph were matched, beginning from noise: its colours and the grain of its "
+        "petals are there again, but nothing is where it was.",
     ),
     Entry(
         "invert",
