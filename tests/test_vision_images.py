@@ -101,8 +101,8 @@ def test_grey_bits_cmyk_and_16_bits(tmp_path):
     assert images.read_image(tmp_path / "bits.png")[0].tolist() == [[0] * 3, [255] * 3]
     Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     assert images.read_image(tmp_path / "cmyk.tif")[0, 0].tolist() == [255, 0, 0]
-    Image.fromarray(np.array([[0, 257, 128 * 257, 65535]], np.uint16)).save(tmp_path / "16.png")
-    assert images.read_image(tmp_path / "16.png")[0, :, 1].tolist() == [0, 1, 128, 255]
+    Image.fromarray(np.array([[0, 257, 400, 128 * 257, 65535]], np.uint16)).save(tmp_path / "16.png")
+    assert images.read_image(tmp_path / "16.png")[0, :, 1].tolist() == [0, 1, 2, 128, 255]
     Image.fromarray(np.array([[0, 65535]], np.int32)).save(tmp_path / "32.tif")
     assert images.read_image(tmp_path / "32.tif")[0, :, 1].tolist() == [0, 255]
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fastrnn.captioning.numbers import cache_dir
 from fastrnn.vision.data import SIDE, digits
-from fastrnn.vision.images import write_whole
+from fastrnn.vision.images import write_file
 
 __all__ = [
     "NETWORKS",
@@ -418,7 +418,6 @@ def _trained(seed: int, training: Training, progress: Callable[[int, int], Any] 
     with torch.random.fork_rng(devices=[]):  # nn.Module draws from the global generator
         torch.manual_seed(seed)
         network = DigitsNet()
-    network.train()
     steps, done = training.epochs * -(-len(images) // training.batch_size), 0
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, steps)
@@ -435,7 +434,7 @@ def _trained(seed: int, training: Training, progress: Callable[[int, int], Any] 
             done += 1
             if progress is not None:
                 progress(done, steps)
-    return network.eval()
+    return network
 
 
 def _distorted(images: torch.Tensor, generator: torch.Generator, training: Training) -> torch.Tensor:
@@ -485,7 +484,7 @@ def _keep(path: Path, wanted: str, network: DigitsNet) -> None:
     from safetensors.torch import save
 
     content = {name: value.contiguous() for name, value in network.state_dict().items()}
-    write_whole("digits_classifier", path, save(content, {"training": wanted, "sha256": _digest(content)}))
+    write_file("digits_classifier", path, save(content, {"training": wanted, "sha256": _digest(content)}))
 
 
 def _kept(path: Path, wanted: str) -> DigitsNet | None:
