@@ -504,24 +504,15 @@ def squeezenet(tmp_path_factory):
 
 
 @needs_libraries
-def test_the_robust_network_is_another_and_harder_to_fool(run):
+def test_the_robust_networks_saliency_lies_more_on_the_strokes(run):
     from fastrnn.cli.saliency import on_stroke
     from fastrnn.vision.data import digits
 
     images, labels = digits("test")
-    rows = [int((labels == digit).nonzero()[2]) for digit in range(10)]
-    changes, parts = {}, {}
+    parts = {}
     for name in ("digits", "digits-robust"):
-        network = networks.build(name)
-        found = []
-        for row in rows[:6]:
-            X = images[row : row + 1]
-            target = int(network(X)[0].topk(2).indices[1])
-            found.append(float((make_fooling_image(X, target, network, 0.1, 400, bounds=(0, 1)) - X).norm()))
-        changes[name] = np.mean(found)
-        maps = compute_saliency_maps(images[rows], labels[rows], network)
-        parts[name] = np.mean([on_stroke(images[row][None], one)[0] for row, one in zip(rows, maps, strict=True)])
-    assert changes["digits-robust"] > 1.1 * changes["digits"], changes
+        maps = compute_saliency_maps(images, labels, networks.build(name))
+        parts[name] = np.mean([on_stroke(image[None], values)[0] for image, values in zip(images, maps, strict=True)])
     assert parts["digits-robust"] > parts["digits"] + 0.05, parts
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from fastrnn.cli import common
 from fastrnn.cli.vision_options import Device, Out, Seed, Weights, load_network, say_picture, vision_command
@@ -224,9 +223,7 @@ def load_subject(name: str, weights: Path | None, device: str, size: int | None)
     common.one(name, NETWORKS, "network")
     if size is not None and name != "squeezenet":
         common.fail(f"--size is for --network squeezenet; {name} takes images of 28 x 28 pixels")
-    with Console(stderr=True).status("getting the network (that for digits is trained when it is first needed)"):
-        loaded = load_network(name, weights, device)
-    return Subject(name, loaded, device, size)
+    return Subject(name, load_network(name, weights, device), device, size)
 
 
 @contextmanager

@@ -14,14 +14,14 @@ from fastrnn.cli.vision_options import Device, Out, Seed, Weights, say_picture, 
 # What reads best: of digits small images, of which little may be shifted or blurred away; of ImageNet's classes what
 # the function has by itself.
 DIGITS: dict[str, Any] = {
-    "l2_reg": 0.05,
+    "l2_reg": 0.07,
     "learning_rate": 0.3,
     "blur_every": 10,
     "max_jitter": 2,
     "blur_sigma": 0.6,
 }
 IMAGES: dict[str, Any] = {"l2_reg": 1e-3, "learning_rate": 25.0, "blur_every": 10, "max_jitter": 16, "blur_sigma": 0.5}
-START = 0.1  # standard deviation of the noise on paper that a digit begins with
+START = 0.2  # standard deviation of the noise on paper that a digit begins with
 
 
 def _default(name: str) -> str:
