@@ -47,8 +47,8 @@ def fool(
 ) -> None:
     """Change images a little, until a network takes them for something else.
 
-    Each step goes up the score of the class that the network is to see; the first image in which it sees that is
-    shown, beside the one before and the change. Without --image ten handwritten digits are changed.
+    Each step goes up the log-probability of the class that the network is to see; the first image in which it sees
+    that is shown, beside the one before and the change. Without --image ten handwritten digits are changed.
 
     Exit code: 0 if all is right, 2 for bad usage or files or if the steps were too few, 130 after Ctrl-C.
     """
@@ -70,6 +70,10 @@ def fool(
         step = learning_rate if learning_rate is not None else STEP_DIGITS if subject.digits else STEP_IMAGES
         limits = image_bounds(subject.network.channels)
 
+        def log_probabilities(tensor: Any) -> Any:
+            """Scores that rise only as those of other classes fall: they lead there with less of a change."""
+            return subject.network(tensor).log_softmax(dim=1)
+
         def attempt(tensor: Any, targets: list[int]) -> tuple[Any, int]:
             """The fooling image that took the fewest steps, which is the least change, near enough; and how many."""
             found: list[tuple[Any, int]] = []
@@ -78,7 +82,7 @@ def fool(
                 most = min([steps, *(count for _, count in found)])
                 with suppress(ValueError) if found or target != targets[-1] else nullcontext():
                     image = make_fooling_image(
-                        tensor, target, subject.network, step, most, bounds=limits, callback=taken.append
+                        tensor, target, log_probabilities, step, most, bounds=limits, callback=taken.append
                     )
                     found.append((image, taken[-1]))
             return min(found, key=lambda pair: pair[1])
@@ -107,7 +111,7 @@ def fool(
             changes,
             [f"{name}{subject.reading(*found)}" for name, found in zip(shown.prefixes(seen), seen, strict=True)],
             [subject.reading(*found) for found in fooled],
-            "Steps up the score of another class, until the network sees that. "
+            "Steps up the log-probability of another class, until the network sees that. "
             f"The change is shown {factor} times as large.",
         )
         save_image(out, picture)

@@ -1,7 +1,8 @@
 """What a classifier looks at, what deceives it and what it has in mind: pictures made from the gradients of its scores.
 
 All functions here take the gradient with respect to an image, and only that: parameters and their ``.grad``, and the
-mode of the model (training or evaluation, which is what it computes in here), are afterwards as they were before.
+mode of the model (training or evaluation, which is what it computes in here), are afterwards as they were before. They
+may be called where gradients are turned off: ``torch.inference_mode(False)`` turns them on, after `torch.no_grad` too.
 """
 
 from __future__ import annotations
@@ -140,7 +141,9 @@ def make_fooling_image(
     Notes
     -----
     Szegedy et al. 2014, "Intriguing properties of neural networks", found that such images exist, Goodfellow, Shlens,
-    Szegedy 2015, "Explaining and Harnessing Adversarial Examples", that the gradient leads to them.
+    Szegedy 2015, "Explaining and Harnessing Adversarial Examples", that the gradient leads to them. The score of
+    another class may rise faster than that of `target_y`. With log-probabilities as scores
+    (``model(X).log_softmax(1)``) those of the others have to fall, and less of a change is needed.
     """
     check = Arguments("make_fooling_image")
     images = _images(check, "X", X)
@@ -338,14 +341,13 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @contextmanager
 def _evaluating(model: Model) -> Iterator[None]:
-    """Gradients are computed within, whatever the caller's mode; a module is in evaluation mode."""
+    """A module is in evaluation mode within, and afterwards in the mode that it was in."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     training = [module for module in modules if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.enable_grad():
-            yield
+        yield
     finally:
         for module in training:
             module.training = True
