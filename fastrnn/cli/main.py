@@ -15,8 +15,11 @@ from fastrnn.cli.check import check
 from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
+from fastrnn.cli.fool import fool
 from fastrnn.cli.info import info
+from fastrnn.cli.saliency import saliency
 from fastrnn.cli.train import train
+from fastrnn.cli.visualize import visualize
 
 # What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
 UsageError: Any = typer.BadParameter.__base__
@@ -73,4 +76,7 @@ app.command()(demo)
 app.command()(train)
 app.command()(caption)
 app.command()(evaluate)
+app.command()(saliency)
+app.command()(fool)
+app.command()(visualize)
 app.add_typer(data)
