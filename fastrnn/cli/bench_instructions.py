@@ -73,7 +73,7 @@ def count(jobs: Sequence[Job]) -> list[Row]:
             lines = [line for line in said.splitlines() if line and not line.startswith("==")]
             reason = lines[-1] if process.returncode and lines else "the compiled module has no names of functions"
             common.fail(f"callgrind counted nothing: {reason}")
-        facts = json.loads(said.splitlines()[0])
+        facts = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
         # Each call lies between a pair of marks; what is between pairs makes the next call ready.
         return [_row(job, dump, facts) for job, dump in zip(jobs, dumps[1::2], strict=True)]
 

@@ -122,10 +122,13 @@ class Inputs:
     tensors: list[Any]
     labels: list[int] | None = None  # what they truly are, where that is known
     names: list[str] | None = None  # the files
+    chosen: str = ""  # by what the digits were chosen
 
     def say(self) -> None:
         if self.names is None:
-            typer.echo(f"images   {len(self.tensors)} handwritten digits that the network was not trained on")
+            typer.echo(
+                f"images   {len(self.tensors)} handwritten digits that the network was not trained on{self.chosen}"
+            )
         else:
             typer.echo(f"images   {', '.join(self.names)}")
 
