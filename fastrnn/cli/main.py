@@ -16,6 +16,9 @@ from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.info import info
+from fastrnn.cli.invert import invert
+from fastrnn.cli.style import style
+from fastrnn.cli.texture import texture
 from fastrnn.cli.train import train
 
 # What Typer raises for bad usage has no public name of its own, but BadParameter is one of them.
@@ -73,4 +76,7 @@ app.command()(demo)
 app.command()(train)
 app.command()(caption)
 app.command()(evaluate)
+app.command()(style)
+app.command()(texture)
+app.command()(invert)
 app.add_typer(data)
