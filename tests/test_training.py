@@ -20,7 +20,7 @@ from harness import BACKENDS, complains
 from typer.testing import CliRunner
 
 import fastrnn
-from fastrnn import conformance
+from fastrnn import conformance, runs
 from fastrnn.captioning import (
     CaptioningRNN,
     Checkpoint,
@@ -1027,7 +1027,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(good, tmp_path, monkeypatch, fa
         raise OSError(28, "No space left on device")
 
     if fails == "write":
-        monkeypatch.setattr(checkpoint_module, "open", lambda *args: _Full(open(*args)), raising=False)
+        monkeypatch.setattr(runs, "open", lambda *args: _Full(open(*args)), raising=False)
     else:
         monkeypatch.setattr(os, fails, full)
     with complains(OSError, "[Errno 28] save_checkpoint", str(path), "No space left", "untouched", "Make room"):

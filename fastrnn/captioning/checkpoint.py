@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fastrnn.arrays import HOST, device, to_host
 from fastrnn.backend import get_backend
 from fastrnn.captioning.data import import_h5py
 from fastrnn.captioning.model import CaptioningRNN
+from fastrnn.runs import write_whole
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -31,7 +31,6 @@ _STATE = {
     "rmsprop": (("cache",), ()),
     "adam": (("m", "v"), ("t",)),
 }
-_CHUNK = 1 << 24  # bytes handed to the operating system at a time
 
 
 @dataclass
@@ -143,34 +142,15 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
     path = Path(path)
     # Not written by HDF5 itself: after a failed write it cannot close the file, and complains as the process ends.
     image = _image(checkpoint)
-    aside = path.with_name(path.name + ".part")
     try:
-        with open(aside, "wb") as file:
-            for start in range(0, len(image), _CHUNK):
-                file.write(image[start : start + _CHUNK])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_whole(path, image)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         kept = "; the checkpoint that was there is untouched" if path.is_file() else ""
         raise OSError(
             error.errno,
             f"save_checkpoint: {path}: cannot write {len(image):,} bytes ({error.strerror or error}){kept}. "
             "Make room or name a folder that can be written, and go on from the last checkpoint",
         ) from error
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk once its folder is; Windows has no such call
-        with suppress(OSError):  # nor have some network file systems
-            folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def _image(checkpoint: Checkpoint) -> memoryview:

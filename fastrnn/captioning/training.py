@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +25,7 @@ from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import SIDE, distort
 from fastrnn.checks import Arguments
 from fastrnn.ops.optim import update_all
+from fastrnn.runs import deferred_signals, log_line, log_records, replaced
 
 if TYPE_CHECKING:
     from fastrnn.captioning.parallel import Processes
@@ -465,7 +464,7 @@ class Trainer:
             )
         self.best = dict(checkpoint.best)
         self.stopping |= checkpoint.stopping
-        self._fill_folder(_lines(path.parent / METRICS, self.step), path.parent)
+        self._fill_folder(log_records(path.parent / METRICS, self.step), path.parent)
         return self
 
     # ---- the folder of the run -------------------------------------------------------------------------------------
@@ -477,7 +476,7 @@ class Trainer:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         with _written(self.out / METRICS) as aside:
-            aside.write_text("".join(map(_line, records)), encoding="utf-8")
+            aside.write_text("".join(map(log_line, records)), encoding="utf-8")
         if old is not None and old.resolve() != self.out.resolve() and (old / BEST).is_file():
             with _written(self.out / BEST) as aside:
                 shutil.copyfile(old / BEST, aside)
@@ -490,7 +489,7 @@ class Trainer:
         path = self.out / METRICS
         try:
             with open(path, "a", encoding="utf-8") as file:
-                file.write(_line(record))
+                file.write(log_line(record))
         except OSError as error:
             raise _unwritten(path, error) from error
 
@@ -798,32 +797,17 @@ class Trainer:
     def _signals(self) -> Iterator[None]:
         """Let Ctrl-C and SIGTERM wait for the end of a step."""
         self._stop, self._ending = None, False
-        before: dict[int, Any] = {}
 
-        def ask(signum: int, frame: Any) -> None:
-            if self._stop is not None:  # asked twice
-                restore()
-                signal.raise_signal(signum)
+        def note(signum: int) -> None:
             self._stop = signum
 
-        def restore() -> None:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-            before.clear()
-
-        if threading.current_thread() is threading.main_thread():  # elsewhere nobody may set handlers
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.getsignal(signum)
-                if handler not in (signal.SIG_IGN, None):  # ignored on purpose; not set from Python
-                    before[signum] = signal.signal(signum, ask)
-        try:
-            yield
-        except _Stopped:
-            assert self._stop is not None
-            self.save()
-            self._draw()
-        finally:
-            restore()
+        with deferred_signals(note):
+            try:
+                yield
+            except _Stopped:
+                assert self._stop is not None
+                self.save()
+                self._draw()
         if self._stop is not None:
             signal.raise_signal(self._stop)
             raise KeyboardInterrupt  # where the signal was somebody's who let it pass
@@ -936,16 +920,12 @@ def peak_memory() -> int | None:
 
 @contextmanager
 def _written(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """A file to be written aside and then renamed; nothing is left of it if that fails."""
-    aside = path.with_name(path.name + suffix)
+    """`replaced`, with the words for what can go wrong."""
     try:
-        yield aside
-        os.replace(aside, path)
+        with replaced(path, suffix) as aside:
+            yield aside
     except OSError as error:
         raise _unwritten(path, error) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _unwritten(path: Path, error: OSError) -> OSError:
@@ -954,23 +934,6 @@ def _unwritten(path: Path, error: OSError) -> OSError:
         f"Trainer: {path}: cannot write it ({error.strerror or error}); the last checkpoint is untouched. "
         "Make room or name a folder that can be written, and go on from there",
     )
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
-
-
-def _lines(path: Path, step: int) -> list[dict[str, Any]]:
-    """Records of a metrics file up to a step; a half-written line at its end is left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and type(record.get("step")) is int and record["step"] <= step:
-                records.append(record)
-    return records
 
 
 def _changed(path: Path, before: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:

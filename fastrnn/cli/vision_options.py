@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ LIBRARIES = {
     "safetensors": "safetensors",
 }
 
-Network = Annotated[str, typer.Option(metavar="NAME", help="random, squeezenet, vgg16 or digits.")]
+Network = Annotated[str, typer.Option(metavar="NAME", help="random, squeezenet, vgg16, digits or digits-robust.")]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -58,26 +58,33 @@ def vision_command(
         Modules that it imports, of `LIBRARIES`.
     """
     check_libraries(needs)
-    try:
-        with one_line():
+    with one_line():
+        try:
             check_device(device)
-            for path in filter(None, outputs):
-                from fastrnn.vision.images import check_suffix
-
-                check_suffix(path)
-            common.check_files(*outputs)
+            _check_outputs(outputs)
             yield
-    except typer.Exit:
-        raise
-    except (TypeError, IndexError) as error:
-        common.fail(" ".join(str(error).split()))
-    except FloatingPointError as error:
-        typer.echo(f"fastrnn: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        except typer.Exit:
             raise
-        common.fail(f"out of memory on device {device}; smaller images need less (--size)")
+        except KeyboardInterrupt:
+            typer.echo("\nfastrnn: interrupted", err=True)
+            raise typer.Exit(common.INTERRUPTED) from None
+        except (TypeError, IndexError) as error:
+            common.fail(" ".join(str(error).split()))
+        except FloatingPointError as error:
+            typer.echo(f"fastrnn: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from None
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            common.fail(f"out of memory on device {device}; smaller images need less (--size)")
+
+
+def _check_outputs(paths: Sequence[Path | None]) -> None:
+    from fastrnn.vision.images import check_suffix
+
+    for path in filter(None, paths):
+        check_suffix(path)
+    common.check_files(*paths)
 
 
 def check_libraries(names: Sequence[str]) -> None:
@@ -98,14 +105,24 @@ def check_device(device: str) -> None:
 
 
 def load_network(name: str, weights: Path | None, device: str = "cpu") -> Any:
-    """`networks.build`, saying which parameters of the file it has no use for."""
+    """`networks.build`, with a bar while it trains, and saying which parameters of the file it has no use for."""
     from fastrnn.vision.networks import build
 
-    network = build(name, weights, device)
+    with training_bar() as progress:
+        network = build(name, weights, device, progress=progress)
     if network.ignored:
         parts = sorted({parameter.partition(".")[0] for parameter in network.ignored})
         typer.echo(f"weights  {weights}: {len(network.ignored)} parameters of its {', '.join(parts)} are not used")
     return network
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[int, int], None]]:
+    """What `networks.digits_classifier` calls as `progress`: a bar, once there is something to wait for."""
+    bar = common.progress_bar("training a reader of digits, once")
+    with bar:
+        task = bar.add_task("", visible=False)
+        yield lambda done, steps: bar.update(task, completed=done, total=steps, visible=True)
 
 
 def say_picture(path: Path) -> None:
