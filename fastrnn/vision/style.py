@@ -89,7 +89,8 @@ class Preset:
 
 
 PRESETS: dict[type[Network], Preset] = {
-    # Ours, tuned on two photographs. The style weights are about the reciprocals of the squared norms of the Gram matrices.
+    # Ours, tuned on two photographs. The style weights are about the reciprocals of the squared norms of the Gram
+    # matrices.
     RandomNet: Preset(
         image_size=256,
         style_size=256,
@@ -657,7 +658,8 @@ class _Run:
 
     def _evaluate(self, x: torch.Tensor, objective: _Objective, end: float = math.inf) -> float:
         """The loss; its gradient becomes that of `x`."""
-        parts = objective(x)
+        with np.errstate(over="ignore"):  # what overflows is said below
+            parts = objective(x)
         losses = [part for part in parts if part is not None]
         # Not backward(): that would compute the gradients of the network's weights, too.
         (x.grad,) = torch.autograd.grad(sum(losses[1:], losses[0]), x)
