@@ -23,7 +23,12 @@ def texture(
     size: shared.Size = None,
     texture_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Shorter side of IMAGE. Default: that of the result.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Shorter side that IMAGE is resized to: the larger, the larger its patterns. Default: that of the "
+            "result, but no more than it has.",
+            show_default=False,
+        ),
     ] = None,
     tv_weight: shared.TvWeight = None,
     optimizer: shared.Optimizer = "adam",
@@ -44,18 +49,20 @@ def texture(
     common.one(optimizer, shared.OPTIMIZERS, "optimizer")
     with options.vision_command(out, result, device=device):
         shared.check_frames(frames)
+        from fastrnn.vision.images import resize
         from fastrnn.vision.style import PRESETS, texture_synthesis
 
         name, source = shared.picture_of(image, "petals of a dahlia")
         net = options.load_network(network, weights, device)
         preset = PRESETS[type(net)]
         side = size or preset.image_size
+        source = resize(source, texture_size or min(side, *source.shape[:2]))
         painting = shared.Painting("texture", (side, side), frames, frame_every)
         made = painting.make(
             lambda callback: texture_synthesis(
                 source,
                 side,
-                texture_size or side,
+                min(source.shape[:2]),
                 tv_weight=tv_weight,
                 network=net,
                 optimizer=optimizer,
@@ -70,7 +77,7 @@ def texture(
         shared.say_network(net, preset.style_layers, None)
         painting.say("style")
         shared.finish(
-            [shared.beside(source, side), made],
+            [source, made],
             [f"texture: {name}", f"result: {painting.done} iterations from noise"],
             out,
             result,
