@@ -47,22 +47,22 @@ ENTRIES = (
         "saliency",
         "Saliency maps",
         "visualisation.md",
-        "Which pixels would change the score of the right class most? The bright places of a map lie on the strokes of "
-        "the digit and in the gaps that tell it from others, and hardly anywhere on the empty paper.",
+        "Which pixels would change the score of the class most? The red places lie on the strokes of a digit and in "
+        "the gaps that tell it from others, and hardly anywhere on the empty paper.",
     ),
     Entry(
         "fool",
         "Fooling images",
         "visualisation.md",
-        "Each digit was changed just so far that the network takes it for another. Original and fooling image look "
-        "the same to us; the change between them is only to be seen magnified.",
+        "Each digit was changed just so far that the network takes it for another one. We still read the digit that it "
+        "was; what was changed is shown magnified.",
     ),
     Entry(
         "visualize",
         "What the classes look like to the network",
         "visualisation.md",
-        "No image was given: each picture began as noise, and was changed until the network was sure of a class. What "
-        "comes out are the strokes that the network looks for.",
+        "No image was given: each picture began as noise, and was changed until the network was sure of its class. "
+        "What comes out are the strokes that the network looks for, and they look like the digits.",
     ),
     Entry(
         "style",
@@ -75,8 +75,8 @@ ENTRIES = (
         "texture",
         "Texture synthesis",
         "style.md",
-        "Only the Gram matrices of the photograph were matched, beginning from noise: its texture and colours are "
-        "there again, but nothing is where it was.",
+        "Only the Gram matrices of the photograph were matched, beginning from noise: its colours and the grain of its "
+        "petals are there again, but nothing is where it was.",
     ),
     Entry(
         "invert",
@@ -170,14 +170,14 @@ def page(every: list[Shown], commit: str) -> str:
         "",
         *_wrapped(
             "What the commands of the visual systems do when nothing is said but their names. No image, no data and no "
-            "weights have to be fetched: the digits and photographs come with scikit-learn, and the networks are trained "
-            "on the spot or have random weights. `pip install 'fastrnn[vision]'` brings all that they need."
+            "weights have to be fetched: the digits and photographs come with scikit-learn, and the networks are "
+            "trained on the spot or have random weights. `pip install 'fastrnn[vision]'` brings all that they need."
         ),
         "",
         *_wrapped(
             f"`make gallery` made this page, of {of}, on one machine ({common.hardware()}, PyTorch "
-            f"{metadata.version('torch')}). The seconds are those of a first run: what a command has to train before it "
-            "can begin is trained within them, and kept for the next time."
+            f"{metadata.version('torch')}). The seconds are those of a first run: what a command has to train before "
+            "it can begin is trained within them, and kept for the next time."
         ),
     ]
     for one in every:

@@ -1,9 +1,12 @@
 """Images and digits: files of every kind, good and bad, and the tensors made of them."""
 
 import gzip
+import importlib.util
 import io
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -555,3 +558,81 @@ def test_the_picture_is_named_absolutely(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     vision_options.say_picture(Path("x.png"))
     assert capsys.readouterr().out == f"picture  {tmp_path / 'x.png'}\n"
+
+
+# ---- the gallery -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gallery(monkeypatch):
+    """docs/build_gallery.py, and commands that do what the function put here says."""
+    path = Path(__file__).resolve().parents[1] / "docs" / "build_gallery.py"
+    spec = importlib.util.spec_from_file_location("build_gallery", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "build_gallery", module)
+    spec.loader.exec_module(module)
+    module.does = lambda command, picture: f"picture  {picture}\n"
+
+    def run(arguments, cwd, env, **options):
+        assert arguments[:3] == [sys.executable, "-m", "fastrnn"] and not os.listdir(cwd)
+        assert not Path(env["FASTRNN_CACHE"]).exists()
+        picture = cwd / f"fastrnn-{arguments[3]}.png"
+        images.save_image(picture, np.random.default_rng(0).integers(0, 256, (60, 200, 3), dtype=np.uint8))
+        said = module.does(arguments[3], picture)
+        code, errors = (0, "") if isinstance(said, str) else said
+        return subprocess.CompletedProcess(arguments, code, said if isinstance(said, str) else "", errors)
+
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(module.common, "commit", lambda: "abc")
+    monkeypatch.setattr(module.common, "hardware", lambda: "a processor")
+    monkeypatch.setattr(module.subprocess, "run", run)
+    return module
+
+
+def built(gallery, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["build_gallery.py", *map(str, arguments)])
+    return gallery.main()
+
+
+def test_the_gallery_shows_every_command(tmp_path, gallery, monkeypatch):
+    gallery.does = lambda command, picture: f"numbers of {command}\npicture  {picture}\n"
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "style.png").touch()  # of an earlier time, and now a JPEG
+    monkeypatch.setattr(gallery, "DOCS", tmp_path)
+    assert built(gallery, monkeypatch, "--out", tmp_path) == 0
+    page = (tmp_path / "gallery.md").read_text()
+    assert "commit abc" in page and "a processor" in page
+    names = ["fool", "gan", "invert", "saliency", "style", "texture", "visualize"]
+    for name in names:
+        assert f"    $ fastrnn {name}\n    numbers of {name}\n    picture  …/fastrnn-{name}.png\n" in page
+        assert f"](gallery/{name}.jpg)" in page
+    assert sorted(os.listdir(tmp_path / "gallery")) == [f"{name}.jpg" for name in names]
+    for name in names:  # noise, of which a PNG would take 36,000 bytes
+        assert (tmp_path / "gallery" / f"{name}.jpg").stat().st_size <= 10_000
+    assert str(tmp_path) not in page and max(map(len, page.splitlines())) <= 120
+
+
+def test_a_picture_that_is_small_stays_as_it_is(tmp_path, gallery):
+    images.save_image(tmp_path / "small.png", smooth())
+    content, suffix = gallery._small(tmp_path / "small.png")
+    assert suffix == ".png" and np.array_equal(np.array(Image.open(io.BytesIO(content))), smooth())
+
+
+@pytest.mark.parametrize(
+    "said, word",
+    [
+        ((2, "fastrnn: bad"), "exit code 2: fastrnn: bad"),
+        ((0, "a warning"), "complained: a warning"),
+        ("nothing\n", "fastrnn-fool.png, got []"),
+        ("picture  /elsewhere/fastrnn-fool.png\n", "got ['/elsewhere"),
+    ],
+)
+def test_a_command_that_fails_leaves_the_gallery_as_it_is(tmp_path, gallery, monkeypatch, capsys, said, word):
+    does = gallery.does
+    gallery.does = lambda command, picture: said if command == "fool" else does(command, picture)
+    assert built(gallery, monkeypatch, "--out", tmp_path, "saliency", "fool") == 2
+    assert word in capsys.readouterr().err and not os.listdir(tmp_path)
+    for arguments in (["--out", tmp_path, "none"], ["fool"]):
+        with pytest.raises(SystemExit) as caught:
+            built(gallery, monkeypatch, *arguments)
+        assert caught.value.code == 2
