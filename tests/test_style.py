@@ -440,6 +440,7 @@ QUICK = ("--size", "32", "--steps", "2", "--scales", "2")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(networks, "RandomNet", lambda: NET)  # drawn once for all tests: it takes a tenth of a second
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
