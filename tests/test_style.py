@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -611,7 +612,7 @@ def test_cuda_that_is_not_there(run, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_loss_that_is_no_number_ends_in_one_line(run, name, monkeypatch, tmp_path):
-    broken = networks.RandomNet()
+    broken = deepcopy(NET)
     with torch.no_grad():
         broken.features[0][0].bias[0] = float("nan")
     monkeypatch.setattr(networks, "RandomNet", lambda: broken)
