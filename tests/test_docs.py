@@ -33,6 +33,7 @@ NEEDED = {
     "captioning_decoding": ("h5py", "sklearn", "sacrebleu", "matplotlib"),
     "distributed": ("h5py", "sklearn"),
     "visualisation": ("torch", "sklearn", "matplotlib", "PIL"),
+    "style": ("torch", "sklearn", "matplotlib", "PIL"),
 }
 
 

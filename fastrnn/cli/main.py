@@ -17,7 +17,10 @@ from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.fool import fool
 from fastrnn.cli.info import info
+from fastrnn.cli.invert import invert
 from fastrnn.cli.saliency import saliency
+from fastrnn.cli.style import style
+from fastrnn.cli.texture import texture
 from fastrnn.cli.train import train
 from fastrnn.cli.visualize import visualize
 
@@ -79,4 +82,7 @@ app.command()(evaluate)
 app.command()(saliency)
 app.command()(fool)
 app.command()(visualize)
+app.command()(style)
+app.command()(texture)
+app.command()(invert)
 app.add_typer(data)

@@ -223,7 +223,9 @@ class RandomNet(Network):
 
     Blocks of 3 x 3 convolutions and ReLU with average pooling between them. The filters are drawn from a normal
     distribution; each is then scaled and shifted so that its outputs have mean 0 and variance 1 on noise with the
-    spectrum of photographs: without this, activations of deep random networks vanish, explode, or all look alike.
+    spectrum and the colours of photographs: without this, activations of deep random networks vanish, explode, or all
+    look alike. Beyond its border an image goes on with the pixels of the border: zeros there would be a pattern of
+    their own, and come back in textures.
 
     Parameters
     ----------
@@ -256,7 +258,8 @@ class RandomNet(Network):
             if block:
                 modules.append(nn.AvgPool2d(2, 2))
             for _ in range(convolutions):
-                modules.append(nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()))
+                convolution = nn.Conv2d(inputs, width, 3, padding=1, padding_mode="replicate")
+                modules.append(nn.Sequential(convolution, nn.ReLU()))
                 inputs = width
         self.features = nn.Sequential(*modules)
         self._draw(generator)
@@ -265,7 +268,7 @@ class RandomNet(Network):
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator) -> None:
-        x = _pink_noise(4, 64, generator)
+        x = _pink_noise(4, 128, generator)
         for stage in self.features:
             if isinstance(stage, nn.Sequential):
                 weight: Any = stage[0].weight
@@ -278,14 +281,22 @@ class RandomNet(Network):
             x = stage(x)
 
 
+# Grey, red against blue, green against both: colours of photographs vary along these axes, most along the first.
+_COLOURS = ((1.0, 0.5, 0.2), (1.0, 0.0, -0.3), (1.0, -0.5, 0.3))
+
+
 def _pink_noise(count: int, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Noise whose amplitude falls with the frequency, as that of photographs does, of mean 0 and variance 1."""
+    """Noise (count, 3, side, side) whose amplitude falls with the frequency, as that of photographs does.
+
+    Every channel of every image has about mean 0 and variance 1.
+    """
     white = torch.fft.rfft2(torch.randn(count, 3, side, side, generator=generator))
     frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1 / side
     noise = torch.fft.irfft2(white / frequency, s=(side, side))
-    noise -= noise.mean()
-    return noise / noise.std()
+    noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
+    axes = functional.normalize(torch.tensor(_COLOURS), dim=1)
+    return torch.einsum("rc,nchw->nrhw", axes, noise)
 
 
 # ---- digits ----------------------------------------------------------------------------------------------------------
