@@ -32,6 +32,7 @@ NEEDED = {
     "captioning_data": ("h5py",),
     "captioning_decoding": ("h5py", "sklearn", "sacrebleu", "matplotlib"),
     "distributed": ("h5py", "sklearn"),
+    "gan": ("torch", "sklearn", "matplotlib", "PIL"),
 }
 
 

@@ -15,6 +15,7 @@ from fastrnn.cli.check import check
 from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
+from fastrnn.cli.gan import gan
 from fastrnn.cli.info import info
 from fastrnn.cli.train import train
 
@@ -73,4 +74,5 @@ app.command()(demo)
 app.command()(train)
 app.command()(caption)
 app.command()(evaluate)
+app.command()(gan)
 app.add_typer(data)
