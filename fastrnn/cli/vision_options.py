@@ -23,7 +23,7 @@ LIBRARIES = {
     "safetensors": "safetensors",
 }
 
-Network = Annotated[str, typer.Option(metavar="NAME", help="random, squeezenet, vgg16 or digits.")]
+Network = Annotated[str, typer.Option(metavar="NAME", help="random, squeezenet, vgg16, digits or digits-robust.")]
 Weights = Annotated[
     Path | None,
     typer.Option(

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastrnn.runs import write_whole
+
 __all__ = [
     "MEAN",
     "STD",
@@ -185,24 +187,15 @@ def save_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     Image = _pillow("save_image")
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **_HOW.get(kind, {}))
-    write_whole("save_image", Path(path), buffer.getbuffer())
+    write_file("save_image", Path(path), buffer.getbuffer())
 
 
-def write_whole(function: str, path: Path, content: Any) -> None:
-    """Write bytes so that at any moment the file is the old one or the new one, and whole."""
-    aside = path.with_name(path.name + ".part")
+def write_file(function: str, path: Path, content: Any) -> None:
+    """`runs.write_whole`, with the words for what can go wrong."""
     try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException as error:
-        with suppress(OSError):
-            aside.unlink()
-        if isinstance(error, OSError):
-            raise OSError(f"{function}: cannot write {path}: {error.strerror or error}") from error
-        raise
+        write_whole(path, content)
+    except OSError as error:
+        raise OSError(f"{function}: cannot write {path}: {error.strerror or error}") from error
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
