@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fastrnn.cli import common
-from fastrnn.cli.vision_options import Device, Out, Seed, say_picture, vision_command
+from fastrnn.cli.vision_options import Device, Out, Seed, say_picture, training_bar, vision_command
 
 KINDS = ("dc", "ls", "vanilla")
 JUDGED = 1000  # samples
@@ -152,11 +152,15 @@ class _Command:
         trainer, total = self.trainer, self.trainer.config.total_steps
         self.tenths = trainer.step * 10 // total
         self.losses = ["-", "-"]
+        if trainer.records:
+            self._hear(trainer.records[-1])
         self.begin, self.first = time.perf_counter(), trainer.step
         fields = ("losses: discriminator {task.fields[d]}, generator {task.fields[g]}", "{task.fields[rate]} steps/s")
         self.bar = common.progress_bar("training", *fields)
         with self.bar:
-            self.task = self.bar.add_task("training", total=total, completed=trainer.step, d="-", g="-", rate="-")
+            self.task = self.bar.add_task(
+                "training", total=total, completed=trainer.step, d=self.losses[0], g=self.losses[1], rate="-"
+            )
             summary = trainer.train()
         batch = trainer.config.batch_size
         if summary.steps:
@@ -174,7 +178,7 @@ class _Command:
         step, total = record["step"], self.trainer.config.total_steps
         rate = (step - self.first) / (time.perf_counter() - self.begin)
         if "generator_loss" in record:
-            self.losses = [f"{record[f'{name}_loss']:.3f}" for name in ("discriminator", "generator")]
+            self._hear(record)
         if not self.bar.disable:
             self.bar.update(self.task, completed=step, d=self.losses[0], g=self.losses[1], rate=f"{rate:.0f}")
         elif step * 10 // total > self.tenths:
@@ -184,6 +188,9 @@ class _Command:
                 f"(generator), {rate:.0f} steps/s"
             )
 
+    def _hear(self, record: dict[str, Any]) -> None:
+        self.losses = [f"{record[f'{name}_loss']:.3f}" for name in ("discriminator", "generator")]
+
     def judge(self) -> None:
         """What a classifier of real digits says of samples, and for comparison of real digits that it never saw."""
         if self.trainer.source:
@@ -192,7 +199,8 @@ class _Command:
         from fastrnn.vision.gan_training import judge
         from fastrnn.vision.networks import digits_classifier
 
-        classifier = digits_classifier()
+        with training_bar() as progress:
+            classifier = digits_classifier(progress=progress)
         self.judgement = judge(self.trainer.sample(JUDGED), classifier)
         real = judge(digits("test")[0], classifier)
         found = sum(count > 0 for count in self.judgement.classes)

@@ -381,7 +381,7 @@ class GANTrainer:
         self.count, self.step = len(images), 0
         self.records: list[dict[str, Any]] = []
         self.grids: dict[int, np.ndarray] = {}
-        self._described = {"count": len(images), "crc32": zlib.crc32((255 * images).round().byte().numpy())}
+        self._described = {"count": len(images), "crc32": zlib.crc32((255 * images).round().byte().numpy().tobytes())}
         self._images = (2 * images.to(torch.float32) - 1).to(self.device)
         self._stop: int | None = None  # the signal that asks for an end
         self.threads = torch.get_num_threads()
@@ -392,7 +392,10 @@ class GANTrainer:
             self.generator = parts.generator(config.noise_dim)
             self.discriminator = parts.discriminator()
         for network in (self.generator, self.discriminator):
-            network.to(device=self.device, memory_format=torch.channels_last)  # convolutions are faster so
+            network.to(self.device)
+            for param in network.parameters():  # convolutions are faster so
+                if param.ndim == 4:
+                    param.data = param.data.contiguous(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self._optimizers = {}
         for name, rate in (("generator", config.generator_lr), ("discriminator", config.discriminator_lr)):
@@ -460,7 +463,8 @@ class GANTrainer:
         """Make the folder, with the log so far."""
         if self.out is None:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
+        with _writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
         with _writing(self.out / LOG), replaced(self.out / LOG) as aside:
             aside.write_text("".join(map(log_line, self.records)), encoding="utf-8")
 
@@ -705,10 +709,10 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
-            f"GANTrainer: {path}: cannot write it ({error.strerror or error}); the last checkpoint is untouched. "
-            "Make room or name a folder that can be written, and go on from there"
-        ) from error
+        advice = "make room or name a folder that can be written"
+        if (path.parent / LAST).is_file():
+            advice = "the last checkpoint is untouched: make room, and go on from there"
+        raise OSError(f"GANTrainer: {path}: cannot write it ({error.strerror or error}); {advice}") from error
 
 
 def _load(path: Path) -> dict[str, Any]:
