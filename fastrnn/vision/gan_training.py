@@ -35,6 +35,7 @@ from fastrnn.vision.images import save_image
 __all__ = ["GANConfig", "GANSummary", "GANTrainer", "Judgement", "judge", "load_images"]
 
 LAST, LOG = "last.pt", "metrics.jsonl"
+STATISTICS = 1000  # samples that the mean and deviation of batch normalisations are taken of
 GRID = 8  # samples shown during training, in rows and columns
 
 FORMAT = "fastrnn GAN checkpoint"
@@ -606,7 +607,7 @@ class GANTrainer:
             module.momentum = None  # the plain mean over what follows
         if normalisations:
             network.train()
-            noise = gan.sample_noise(1000, self.config.noise_dim, [self.config.seed, 0, _STATISTICS], self.device)
+            noise = gan.sample_noise(STATISTICS, self.config.noise_dim, [self.config.seed, 0, _STATISTICS], self.device)
             with torch.no_grad():
                 for part in noise.split(250):
                     network(part)
