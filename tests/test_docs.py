@@ -34,6 +34,7 @@ NEEDED = {
     "distributed": ("h5py", "sklearn"),
     "visualisation": ("torch", "sklearn", "matplotlib", "PIL"),
     "style": ("torch", "sklearn", "matplotlib", "PIL"),
+    "gan": ("torch", "sklearn", "matplotlib", "PIL"),
 }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,13 +24,41 @@ from fastrnn.arrays import device
 # CuPy, under the names of what is installed: its source, and its wheels for versions of CUDA.
 CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x")
 
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
+# What a shell says of a command that Ctrl-C ended, or SIGTERM.
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
 
 
 def fail(message: str) -> NoReturn:
     """End the command as bad usage: one line on stderr, exit code 2."""
     typer.echo(f"fastrnn: {message}", err=True)
     raise typer.Exit(2)
+
+
+def code_of(interrupt: KeyboardInterrupt) -> int:
+    """Exit code of a command that this ended."""
+    return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+
+
+@contextmanager
+def sigterm_heeded() -> Iterator[None]:
+    """SIGTERM as an exception, `Terminated`, so that what is under way can be saved."""
+
+    def terminate(signum: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def chosen(values: Iterable[str] | None, known: Sequence[str], what: str) -> list[str]:

@@ -16,6 +16,7 @@ from fastrnn.cli.data import data
 from fastrnn.cli.demo import demo
 from fastrnn.cli.evaluate import evaluate
 from fastrnn.cli.fool import fool
+from fastrnn.cli.gan import gan
 from fastrnn.cli.info import info
 from fastrnn.cli.invert import invert
 from fastrnn.cli.saliency import saliency
@@ -85,4 +86,5 @@ app.command()(visualize)
 app.command()(style)
 app.command()(texture)
 app.command()(invert)
+app.command()(gan)
 app.add_typer(data)

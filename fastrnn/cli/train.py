@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import statistics
-import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,14 +21,9 @@ from fastrnn.captioning.parallel import Processes, ProcessLost
 from fastrnn.captioning.training import LAST, Summary, Trainer, TrainingConfig
 from fastrnn.cli import common
 
-TERMINATED = 143  # what a shell says of a command that SIGTERM ended
 MIB = 2**20
 
 _DEFAULT = TrainingConfig()
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
 
 
 def train(
@@ -150,14 +142,14 @@ def train(
 
     run = _Run(out, resume, data, cache_dir)
     try:
-        with _sigterm_heeded(), fastrnn.backend(backend):
+        with common.sigterm_heeded(), fastrnn.backend(backend):
             run.processes = Processes.from_environment()
             with closing(run.processes) if run.processes is not None else nullcontext():
                 if threads is not None:
                     fastrnn.set_num_threads(threads)
                 run.train(values, given)
     except KeyboardInterrupt as interrupt:
-        code = TERMINATED if isinstance(interrupt, _Terminated) else common.INTERRUPTED
+        code = common.code_of(interrupt)
         run.end(run.where_it_stopped(), code)
     except (FloatingPointError, ProcessLost) as error:
         run.end(str(error), 1)
@@ -166,23 +158,6 @@ def train(
         run.end(str(error.strerror if error.strerror and error.filename is None else error), 2)
     except (ValueError, TypeError, ImportError) as error:
         run.end(str(error), 2)
-
-
-@contextmanager
-def _sigterm_heeded() -> Iterator[None]:
-    """SIGTERM as an exception; the trainer makes it wait for the end of a step."""
-
-    def terminate(signum: int, frame: Any) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Run:
