@@ -14,10 +14,10 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme cuda-report test-gpu bench-gpu clean
+.PHONY: help demo test emulate-amx lint format bench readme gallery instructions cuda-report test-gpu bench-gpu clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accuracy and speed
 	@$(BIN)/fastrnn demo
@@ -58,6 +58,12 @@ bench: $(INSTALLED) ## time every kernel against its peers, and append the rows 
 
 readme: $(INSTALLED) ## write the speed table of README.md anew from bench/results.csv
 	@$(BIN)/python bench/update_readme.py
+
+gallery: $(INSTALLED) ## run the commands of the visual systems as they are; write docs/gallery.md and its pictures
+	@$(BIN)/python docs/build_gallery.py
+
+instructions: $(INSTALLED) ## count the instructions of every kernel with valgrind; write bench/instructions.json
+	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json
 
 cuda-report: $(BIN)/python ## build a wheel with the CUDA kernels for all architectures; show registers and spills of each
 	@echo "Building into build/wheel; the log is build/cuda-report.log"
