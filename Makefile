@@ -14,7 +14,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions cuda-report test-gpu bench-gpu clean
+.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ gallery: $(INSTALLED) ## run the commands of the visual systems as they are; wri
 
 instructions: $(INSTALLED) ## count the instructions of every kernel with valgrind; write bench/instructions.json
 	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json
+
+guard: $(INSTALLED) ## fail if a kernel executes more instructions than bench/instructions.json says, by a tenth
+	@$(BIN)/fastrnn bench --compare bench/instructions.json --fail-below 0.9
 
 cuda-report: $(BIN)/python ## build a wheel with the CUDA kernels for all architectures; show registers and spills of each
 	@echo "Building into build/wheel; the log is build/cuda-report.log"

@@ -40,9 +40,9 @@ def invert(
     result: shared.Result = None,
     out: options.Out = Path("fastrnn-invert.png"),
 ) -> None:
-    """Find an image again from its features alone, beginning with noise (Mahendran and Vedaldi 2015).
+    """Find an image again from its features alone, out of noise.
 
-    What comes back is what the stage still knows of the image: the deeper it is, the less.
+    What comes back is what the stage still knows of the image (Mahendran and Vedaldi 2015): the deeper it is, the less.
     """
     common.one(network, shared.NETWORKS, "network")
     common.one(optimizer, shared.OPTIMIZERS, "optimizer")

@@ -103,10 +103,10 @@ def style(
     result: Result = None,
     out: options.Out = Path("fastrnn-style.png"),
 ) -> None:
-    """Paint one image in the style of another (Gatys et al. 2016).
+    """Paint one image in the style of another.
 
-    Features of a convolutional network keep the content, their Gram matrices the style. The network's weights may be
-    random, which needs no download, or those of SqueezeNet or VGG-16 from a file.
+    Features of a convolutional network keep the content, their Gram matrices the style (Gatys, Ecker, Bethge 2016). The
+    network's weights may be random, which needs no download, or those of SqueezeNet or VGG-16 from a file.
     """
     common.one(network, NETWORKS, "network")
     common.one(optimizer, OPTIMIZERS, "optimizer")

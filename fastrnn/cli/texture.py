@@ -40,10 +40,11 @@ def texture(
     result: shared.Result = None,
     out: options.Out = Path("fastrnn-texture.png"),
 ) -> None:
-    """Make another image of the same texture, out of noise (Gatys et al. 2015).
+    """Make another image of the same texture, out of noise.
 
     The Gram matrices of a convolutional network say how often features come together, but not where: the result has
-    the colours and the small shapes of the image, in places of its own. Another seed gives another one.
+    the colours and the small shapes of the image, in places of its own (Gatys, Ecker, Bethge 2015). Another seed gives
+    another one.
     """
     common.one(network, shared.NETWORKS, "network")
     common.one(optimizer, shared.OPTIMIZERS, "optimizer")
