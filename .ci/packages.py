@@ -395,6 +395,11 @@ def bill_of_materials(programs: Path) -> None:
     pybind11 |= {"purl": f"pkg:pypi/pybind11@{version}", "description": "C++ headers, compiled into fastrnn._cpu"}
     bill["components"].append(pybind11 | {"licenses": [{"license": {"id": "BSD-3-Clause"}}]})
     bill["dependencies"].append({"ref": "pybind11"})
+    # The version is dynamic in pyproject.toml, from which the rest of this entry comes.
+    ours = bill["metadata"]["component"]
+    ours["version"] = wheel.name.split("-")[1]
+    depends = next(entry for entry in bill["dependencies"] if entry["ref"] == ours["bom-ref"])
+    depends.setdefault("dependsOn", []).append("pybind11")
     names = {component["name"] for component in bill["components"]}
     if not {"numpy", "scipy", "numba"} <= names or str(ROOT) in json.dumps(bill):
         raise Wrong(
