@@ -49,6 +49,7 @@ GRID = {
             "bench_torch.py",
             "common.py",
             "distributed.py",
+            "evidence.py",
             "published_run.py",
             "recurrent.py",
             "update_readme.py",
