@@ -1,4 +1,4 @@
-"""What training runs have in common: files that are whole at any moment and their place, a log, signals that can wait."""
+"""What training runs have in common: files that are whole, and where they are kept; a log; signals that can wait."""
 
 from __future__ import annotations
 
