@@ -66,7 +66,9 @@ instructions: $(INSTALLED) ## count the instructions of every kernel with valgri
 	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json
 
 guard: $(INSTALLED) ## fail if a kernel executes more instructions than bench/instructions.json says, by a tenth
-	@$(BIN)/fastrnn bench --compare bench/instructions.json --fail-below 0.9
+	@mkdir -p build
+	@begin=$$(date +%s); $(BIN)/fastrnn bench --compare bench/instructions.json --fail-below 0.9 --json build/instructions.json \
+		&& $(BIN)/python bench/evidence.py guard build/instructions.json --seconds $$(($$(date +%s) - begin))
 
 cuda-report: $(BIN)/python ## build a wheel with the CUDA kernels for all architectures; show registers and spills of each
 	@echo "Building into build/wheel; the log is build/cuda-report.log"
