@@ -65,7 +65,8 @@ preloaded = LD_PRELOAD="$$($(CXX) -print-file-name=$(1)) $$($(CXX) -print-file-n
 UNDER_ASAN = cd $(SANITIZED)/address/site && env $(call preloaded,libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(BIN))/python -m
 # Without address randomisation, which gcc's ThreadSanitizer does not bear on newer kernels of Linux. Forked children go on.
-UNDER_TSAN = cd $(SANITIZED)/thread/site && setarch $$(uname -m) -R env $(call preloaded,libtsan.so) FASTRNN_NUM_THREADS=4 \
+# NumPy's BLAS on one thread: its pool meets in ways that the sanitizer, which did not compile it, takes for races.
+UNDER_TSAN = cd $(SANITIZED)/thread/site && setarch $$(uname -m) -R env $(call preloaded,libtsan.so) FASTRNN_NUM_THREADS=4 OPENBLAS_NUM_THREADS=1 \
 	TSAN_OPTIONS=halt_on_error=1:die_after_fork=0 $(abspath $(BIN))/python -m
 # Output is not captured: a report ends the process, and must be seen.
 SANITIZED_PYTEST = pytest -c $(CURDIR)/pyproject.toml --capture=no -p no:cacheprovider -k "not numba and not reference and not cuda"
