@@ -5,11 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EMULATED := build/emulated_amx
-SANITIZED := build/sanitize
-comma := ,
-# What runs under sanitizers: the rows of operations, and what their kernels stand on.
-SANITIZED_TESTS := $(foreach name,sanitizers threads simd_math precision weight_layouts recurrent rnn lstm gru embedding affine \
-	softmax_loss gram image_losses optim,$(CURDIR)/tests/test_$(name).py)
 # Installing again is needed when these change; Python files are used in place.
 CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu $(folder)/*.cuh))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt csrc/cuda/ptxas_report.py $(CPP)
@@ -19,8 +14,8 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery instructions guard cuda-report test-gpu \
-	bench-gpu dist dist-check clean
+.PHONY: help demo test emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery instructions guard cuda-report \
+	test-gpu bench-gpu dist dist-check evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,36 +43,14 @@ emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, bui
 	done
 	@cd $(EMULATED)/site && FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m pytest -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/test_precision.py
 
-# $(call build_sanitized,folder,sanitizers): from a copy of the sources, as emulate-amx. Reports name lines: nothing is stripped.
-define build_sanitized
-	@rm -rf $(SANITIZED)/$(1) && mkdir -p $(SANITIZED)/$(1)/source
-	@cp -r bench csrc fastrnn CMakeLists.txt LICENSE README.md pyproject.toml setup.py $(SANITIZED)/$(1)/source
-	@rm -f $(SANITIZED)/$(1)/source/fastrnn/*.so
-	@echo "Building into $(SANITIZED)/$(1) with -fsanitize=$(2); the log is $(SANITIZED)/$(1)/install.log"
-	@CXX="$(CXX)" SKBUILD_INSTALL_STRIP=false \
-		SKBUILD_CMAKE_DEFINE="FASTRNN_SANITIZE=$(2);FASTRNN_EMULATE_AMX=ON;FASTRNN_CUDA=OFF" $(BIN)/python -m pip install \
-		--disable-pip-version-check -v --no-deps --target $(SANITIZED)/$(1)/site ./$(SANITIZED)/$(1)/source \
-		> $(SANITIZED)/$(1)/install.log 2>&1 \
-		|| { tail -n 40 $(SANITIZED)/$(1)/install.log; echo "✗ the build failed; all of it is in $(SANITIZED)/$(1)/install.log"; exit 1; }
-endef
-# $(call preloaded,library): a sanitizer's runtime comes before all else, and before it throws C++'s has to be there.
-preloaded = LD_PRELOAD="$$($(CXX) -print-file-name=$(1)) $$($(CXX) -print-file-name=libstdc++.so.6)"
-# Leaks are not looked for: Python leaves much to the end of the process on purpose.
-UNDER_ASAN = cd $(SANITIZED)/address/site && env $(call preloaded,libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(BIN))/python -m
-# Without address randomisation, which gcc's ThreadSanitizer does not bear on newer kernels of Linux. Forked children go on.
-# NumPy's BLAS on one thread: its pool meets in ways that the sanitizer, which did not compile it, takes for races.
-UNDER_TSAN = cd $(SANITIZED)/thread/site && setarch $$(uname -m) -R env $(call preloaded,libtsan.so) FASTRNN_NUM_THREADS=4 OPENBLAS_NUM_THREADS=1 \
-	TSAN_OPTIONS=halt_on_error=1:die_after_fork=0 $(abspath $(BIN))/python -m
-# Output is not captured: a report ends the process, and must be seen.
-SANITIZED_PYTEST = pytest -c $(CURDIR)/pyproject.toml --capture=no -p no:cacheprovider -k "not numba and not reference and not cuda"
+sanitize: $(INSTALLED) ## the C++ kernels, built apart, under gcc's sanitizers: their tests, and every case; records what it found
+	@$(BIN)/python .ci/sanitize.py
 
-sanitize: $(INSTALLED) ## the C++ kernels, built apart, under gcc's address, undefined-behaviour and thread sanitizers
-	$(call build_sanitized,address,address$(comma)undefined)
-	@$(UNDER_ASAN) $(SANITIZED_PYTEST) $(SANITIZED_TESTS)
-	@$(UNDER_ASAN) fastrnn check --backend cpu --isa all
-	$(call build_sanitized,thread,thread)
-	@$(UNDER_TSAN) $(SANITIZED_PYTEST) $(SANITIZED_TESTS)
+sanitize-address: $(INSTALLED) ## of these the tests under AddressSanitizer and UndefinedBehaviorSanitizer: the short part
+	@$(BIN)/python .ci/sanitize.py address
+
+sanitize-thread: $(INSTALLED) ## of these the tests under ThreadSanitizer
+	@$(BIN)/python .ci/sanitize.py thread
 
 lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
 	@$(BIN)/ruff check .
@@ -125,6 +98,9 @@ dist: ## source distribution and manylinux wheel of the CPU kernels into dist/, 
 
 dist-check: ## try both in new environments where nothing can be compiled; write a bill of materials
 	@$(PYTHON) .ci/packages.py check
+
+evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
+	@$(BIN)/python bench/evidence.py
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist *.egg-info fastrnn/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
