@@ -14,7 +14,8 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
+.PHONY: help demo test emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
+	instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,15 @@ emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, bui
 		FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m fastrnn check --backend cpu --precision $$precision || exit 1; \
 	done
 	@cd $(EMULATED)/site && FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m pytest -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/test_precision.py
+
+sanitize: $(INSTALLED) ## the C++ kernels, built apart, under gcc's sanitizers: their tests, and every case; records what it found
+	@$(BIN)/python .ci/sanitize.py
+
+sanitize-address: $(INSTALLED) ## of these the tests under AddressSanitizer and UndefinedBehaviorSanitizer: the short part
+	@$(BIN)/python .ci/sanitize.py address
+
+sanitize-thread: $(INSTALLED) ## of these the tests under ThreadSanitizer
+	@$(BIN)/python .ci/sanitize.py thread
 
 lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
 	@$(BIN)/ruff check .
