@@ -14,7 +14,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check evidence clean
+.PHONY: help demo test fuzz emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: lint ## linters, formatters, types, every kernel against the oracle, all t
 	@$(BIN)/fastrnn check
 	@$(BIN)/python -m pytest
 	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest $(wildcard tests/test_cuda_*.py)
+
+fuzz: $(INSTALLED) ## random input to every function of the NumPy API, EXAMPLES= for each (2000), again with SEED=
+	@seed=$(or $(SEED),$$(date +%s)); echo "make fuzz EXAMPLES=$(or $(EXAMPLES),2000) SEED=$$seed"; \
+		FASTRNN_FUZZ=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=$$seed
 
 # From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
 emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
