@@ -635,7 +635,9 @@ def _complaint(call: Call) -> str:
     faults, clean, dtype = _predict(call)
     before = {name: _photograph(value) for name, value in call.given.items()}
     messages = set()
-    finite = all(np.isfinite(value).all() for value in clean.values() if getattr(value, "dtype", "") in USUAL)
+    finite = all(
+        np.isfinite(value).all() for value in clean.values() if getattr(value, "dtype", np.dtype("?")).kind == "f"
+    )
     with nullcontext() if finite else np.errstate(all="ignore"):
         expected = [] if faults else _oracle(call, clean, dtype)
         outcomes = {backend: _attempt(call, backend) for backend in BACKENDS}
