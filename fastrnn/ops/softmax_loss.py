@@ -78,8 +78,8 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
 
     The same as :func:`temporal_affine_forward`, :func:`temporal_softmax_loss` and :func:`temporal_affine_backward` one
     after the other: ``loss = -1/N Σ_{n,t} mask[n,t] log softmax(h[n,t] W + b)[y[n,t]]``. Scores are computed, turned
-    into their gradients and used up for some steps at a time; steps that do not count cost nothing, and add nothing even
-    where `h` is NaN or infinite, which the three functions' dW would be too, for 0 times NaN is NaN.
+    into their gradients and used up for some steps at a time. Steps that do not count cost nothing, and add nothing
+    even where `h` is NaN or infinite; of the three functions dW is NaN then, because 0 times NaN is.
 
     Parameters
     ----------
