@@ -14,7 +14,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
+.PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
 	instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
 
 help: ## show this list
@@ -27,6 +27,10 @@ test: lint ## linters, formatters, types, every kernel against the oracle, all t
 	@$(BIN)/fastrnn check
 	@$(BIN)/python -m pytest
 	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest $(wildcard tests/test_cuda_*.py)
+
+fuzz: $(INSTALLED) ## random arguments of every function, EXAMPLES= for each (1000); prints the seed, again with SEED=
+	@seed=$(or $(SEED),$$(date +%s)); echo "make fuzz EXAMPLES=$(or $(EXAMPLES),1000) SEED=$$seed"; \
+		FASTRNN_FUZZ=$(or $(EXAMPLES),1000) $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=$$seed
 
 # From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
 emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
