@@ -1,0 +1,228 @@
+"""The accuracy report at its small sizes: its figures, what it would complain about, and the command."""
+
+import math
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import conformance
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "bench" / "accuracy.py"
+# Units in the last place, over the whole range; those of tests/test_simd_math.py.
+ULP = {"sigmoid": 2.5, "tanh": 3.0}
+
+pytestmark = [
+    pytest.mark.skipif(
+        bool(fastrnn.backend_status()["cpu"]) or not SCRIPT.exists(), reason="needs the C++ kernels, and a checkout"
+    ),
+    pytest.mark.skipif(
+        np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant, reason="long double is no wider than double here"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        yield import_module("bench.accuracy")
+
+
+@pytest.fixture(scope="module")
+def findings(script):
+    return script.measure(quick=True)
+
+
+def test_every_kernel_is_there(script, findings):
+    from fastrnn import _cpu
+
+    usable = [f"cpu, {isa}" for isa in _cpu.isa_supported()] + ["numba"] * (not fastrnn.backend_status()["numba"])
+    assert list(findings.ours) == usable
+    names = {script.key(trial, kind) for trial in findings.trials for kind in ("float32", "float64")}
+    assert all(names <= every.keys() for every in findings.ours.values()), "a trial that did not run"
+    others = {"NumPy"} | ({"PyTorch"} if find_spec("torch") else set())
+    for name in names:
+        assert findings.errors[name].keys() == {*usable, *others}
+    lower = {name for name in findings.ours[usable[0]] if name.endswith(" medium")}
+    assert bool(lower) == _cpu.has_precision("medium")
+
+
+def test_the_tolerance_rule_holds(findings):
+    for name, errors in findings.errors.items():
+        for provider in findings.ours.keys() & errors.keys():
+            error = errors[provider]
+            assert error.ratio <= 1, f"{name} on {provider}: {error}"
+            # An oracle that is itself far off would let anything pass.
+            assert errors["NumPy"].eps < 300, f"{name}: NumPy is off by {errors['NumPy'].eps:.0f} eps"
+    assert findings.complaints() == []
+
+
+@pytest.mark.parametrize("function", ULP)
+@pytest.mark.parametrize("dtype", conformance.DTYPES)
+def test_sigmoid_and_tanh_in_units_in_the_last_place(findings, function, dtype):
+    for provider in findings.ours:
+        assert findings.errors[f"{function} {dtype}"][provider].ulp <= ULP[function], provider
+
+
+def test_the_errors_that_it_would_find(script, findings):
+    """One element of one output off by a thousandth; a NaN; bits that change."""
+    (trial,) = [trial for trial in findings.trials if trial.name == "lstm_long"]
+    arrays = trial.inputs()
+    exact, oracle = (make(trial, arrays, "float32") for make in (script.exact_of, script.oracle_of))
+    right = findings.ours["numba" if "numba" in findings.ours else next(iter(findings.ours))]["lstm_long float32"]
+    assert script.error_of(trial, right.results, oracle, exact, "float32").good
+    for index in range(len(right.results)):
+        for wrong in (1e-3 * np.max(np.abs(exact[index])), np.nan):
+            results = [one.copy() for one in right.results]
+            results[index].flat[0] += wrong
+            assert not script.error_of(trial, results, oracle, exact, "float32").good, trial.outputs[index]
+
+    provider = next(iter(findings.ours))
+    there = findings.ours[provider]["gram float32"]
+    changed = replace(there, changed=("a run on 3 threads",))
+    worse = replace(findings, ours=findings.ours | {provider: findings.ours[provider] | {"gram float32": changed}})
+    assert worse.complaints() == [f"gram float32: {provider} has other bits in a run on 3 threads"]
+    one_bit = replace(there, results=(np.nextafter(there.results[0], np.float32(2)),))
+    worse = replace(findings, again=findings.again | {"gram float32": one_bit})
+    assert worse.complaints() == ["gram float32: other bits in another process"]
+    off = replace(findings.errors["gram float32"][provider], ratio=1.5)
+    worse = replace(findings, errors=findings.errors | {"gram float32": {provider: off}})
+    assert len(worse.complaints()) == 1 and "off by 1.50" in worse.complaints()[0]
+    assert f"- ✗ {worse.complaints()[0]}" in script.page(worse, "") and "1.5 ✗ |" in script.page(worse, "")
+
+
+def test_bits_that_depend_on_the_threads_are_noticed(script, findings, monkeypatch):
+    (trial,) = [trial for trial in findings.trials if trial.name == "gram"]
+
+    def run(m, a):
+        (gram,) = trial.run(m, a)
+        return (gram * np.float32(1 + (fastrnn.get_num_threads() == 3)),)
+
+    ran = script.ran_on("cpu", replace(trial, run=run), trial.inputs(), "float32", script.COUNTS)
+    assert ran.changed == ("a run on 3 threads",)
+    count = iter(range(9))
+    ran = script.ran_on(
+        "cpu",
+        replace(trial, run=lambda m, a: (trial.run(m, a)[0] + np.float32(next(count) == 4),)),
+        trial.inputs(),
+        "float32",
+        script.COUNTS,
+    )
+    assert ran.changed == (script.SECOND,)
+
+
+# ---- what is taken as exact ------------------------------------------------------------------------------------------
+
+
+def test_long_sums_are_exact(script):
+    arrays = script.cast(script.embedding_inputs(2_000), np.longdouble)
+    right = math.fsum(arrays["dout"][..., 0].ravel().astype(float))
+    assert abs(float(script.embedding_exact(arrays)[0][1, 0]) - right) <= np.spacing(right)
+    arrays = script.cast(script.cast(script.gram_inputs(20), np.float32), np.longdouble)
+    flat = arrays["features"][0].reshape(8, -1).astype(float)
+    for i, j in ((0, 0), (2, 5)):
+        right = math.fsum(flat[i] * flat[j]) / flat.size  # products of float32 numbers are exact in float64
+        assert abs(float(script.gram_exact(arrays)[0][0, i, j]) - right) <= np.spacing(right)
+
+
+def test_the_adam_rule_is_exact(script):
+    """In rational numbers, but for square roots, which are taken of numbers rounded to long double."""
+    arrays = script.cast(script.adam_inputs(7, 3), np.longdouble)
+    w, m, v = script.adam_exact(arrays)
+    beta1, beta2, rate, epsilon = map(Fraction, (0.9, 0.999, 1e-3, 1e-8))
+    right_m = right_v = Fraction(0)
+    right_w = Fraction(float(arrays["w"][1]))
+    for t, dw in enumerate(Fraction(float(dw)) for dw in arrays["dw"][:, 1]):
+        right_m = beta1 * right_m + (1 - beta1) * dw
+        right_v = beta2 * right_v + (1 - beta2) * dw * dw
+        root = Fraction(math.sqrt(right_v / (1 - beta2 ** (t + 1))))
+        right_w -= rate * (right_m / (1 - beta1 ** (t + 1))) / (root + epsilon)
+    for found, right in ((w[1], right_w), (m[1], right_m), (v[1], right_v)):
+        assert abs(float(found - np.longdouble(float(right)))) <= np.spacing(abs(float(right)))
+
+
+def test_sigmoid_and_tanh_are_exact(script):
+    """Beside a hundred digits."""
+    mpmath = pytest.importorskip("mpmath", reason="mpmath is not installed")
+    from fastrnn import reference
+
+    arrays = script.cast(script.cast(script.activation_inputs(1), np.float32), np.longdouble)
+    values = [float(x) for x in arrays["x"][:, 0]]
+    with mpmath.workdps(100):
+        rights = {
+            "sigmoid": [1 / (1 + mpmath.exp(-mpmath.mpf(x))) for x in values],
+            "tanh": [mpmath.tanh(mpmath.mpf(x)) for x in values],
+        }
+        for name, right in rights.items():
+            for found, wanted in zip(getattr(script, name)(reference, arrays)[0][:, 0], right, strict=True):
+                high = float(found)
+                error = abs(mpmath.mpf(high) + mpmath.mpf(float(found - np.longdouble(high))) - wanted)
+                assert error <= 2.0**-60 * abs(wanted) + mpmath.mpf(2) ** -1070, name
+
+
+# ---- the page and the command ----------------------------------------------------------------------------------------
+
+
+def test_the_page(script, findings):
+    text = script.page(findings, "abcdef")
+    assert "commit abcdef" in text and "all are right" in text and "✗" not in text and "nan" not in text
+    for trial in findings.trials:
+        section = text.split(f"## {trial.title}\n")[1].split("\n## ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+        assert len(rows) == len(findings.errors[script.key(trial, "float32")])
+    assert max(map(len, (line for line in text.splitlines() if not line.startswith("|")))) <= 120
+
+
+def test_the_page_of_the_documents_is_of_these_trials(script):
+    text = (ROOT / "docs" / "accuracy.md").read_text()
+    for trial in script.trials(quick=False):
+        assert f"## {trial.title}\n" in text, "make accuracy writes it anew"
+
+
+@pytest.fixture
+def command(script, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_the_page(script, findings, command, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "measure", lambda quick, say: findings)
+    code, printed, _ = command("--quick", "--out", tmp_path / "page.md")
+    assert code == 0 and "page.md" in printed
+    assert (tmp_path / "page.md").read_text().startswith("# Accuracy\n")
+    code, printed, _ = command("--quick")
+    assert code == 0 and printed == (tmp_path / "page.md").read_text()
+    monkeypatch.setattr(type(findings), "complaints", lambda self: ["lstm float32: wrong"])
+    code, _, complained = command("--quick")
+    assert code == 1 and complained == "accuracy: lstm float32: wrong\n"
+
+
+def test_the_command_ends_with_one_line(script, command, monkeypatch, tmp_path):
+    code, _, complained = command("--out", tmp_path / "nowhere" / "page.md")
+    assert code == 2 and complained.count("\n") == 1 and "there is no folder" in complained
+
+    def ends_with(error):
+        def measure(*_):
+            raise error
+
+        monkeypatch.setattr(script, "measure", measure)
+        return command("--out", tmp_path / "page.md")
+
+    code, _, complained = ends_with(KeyboardInterrupt())
+    assert code == 130 and complained == "accuracy: interrupted\n"
+    code, _, complained = ends_with(RuntimeError("on instruction set avx2: killed"))
+    assert code == 2 and complained == "accuracy: on instruction set avx2: killed\n"
+    assert list(tmp_path.iterdir()) == []
