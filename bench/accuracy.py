@@ -1,4 +1,4 @@
-"""How far every kernel is from the exact result where rounding hurts most, beside PyTorch: `make accuracy`, a minute.
+"""How far every kernel is from the exact result where rounding hurts most, beside PyTorch: `make accuracy`.
 
 Each trial runs on every instruction set of the C++ kernels that this machine has, on Numba, in NumPy (the oracle) and
 in PyTorch, in float32 and float64, and in precision medium where kernels have it. All are held against the same

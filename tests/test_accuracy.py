@@ -181,12 +181,6 @@ def test_the_page(script, findings):
     assert max(map(len, (line for line in text.splitlines() if not line.startswith("|")))) <= 120
 
 
-def test_the_page_of_the_documents_is_of_these_trials(script):
-    text = (ROOT / "docs" / "accuracy.md").read_text()
-    for trial in script.trials(quick=False):
-        assert f"## {trial.title}\n" in text, "make accuracy writes it anew"
-
-
 @pytest.fixture
 def command(script, monkeypatch, capsys):
     def run(*arguments):
