@@ -138,3 +138,26 @@ def test_wrong_dtypes(backend, dtype):
         fastrnn.content_loss(1.0, A.astype(dtype), B)
     with complains(TypeError, "tv_loss", "'img'", named):
         fastrnn.tv_loss(A.astype(dtype), 1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(1, 3, 4, 0), (1, 3, 0, 4), (2, 0, 4, 5), (0, 3, 4, 5)])
+def test_images_without_pixels(backend, shape):
+    with fastrnn.backend(backend):
+        assert fastrnn.tv_loss(np.ones(shape), 0.5) == 0
+        assert fastrnn.tv_loss_backward(np.ones(shape), 0.5).shape == shape
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("function", ["style_loss", "style_loss_backward"])
+def test_style_features_without_pixels_are_named(backend, function):
+    features = [np.ones((1, 2, 3, 4)), np.ones((1, 2, 3, 0))]
+    with fastrnn.backend(backend), complains(ValueError, function, "'feats[1]'", "C*H*W > 0", "(1, 2, 3, 0)"):
+        getattr(fastrnn, function)(features, [1], [np.ones((1, 2, 2))], [1.0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_a_number_is_an_array(backend):
+    with fastrnn.backend(backend):
+        gradient = fastrnn.content_loss_backward(1.0, np.float32(3), np.float32(2))
+    assert type(gradient) is np.ndarray and gradient.shape == () and gradient == 2

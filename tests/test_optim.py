@@ -129,3 +129,11 @@ def test_a_failed_update_leaves_the_config_alone(backend):
     with complains(ValueError, "adam"):
         fastrnn.adam(np.ones(3), np.ones(4), config)
     assert config == {"learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rule", ["sgd", "sgd_momentum", "rmsprop", "adam"])
+def test_a_weight_without_axes_stays_an_array(backend, rule):
+    with fastrnn.backend(backend):
+        w, _ = getattr(fastrnn, rule)(np.array(1.0), np.array(0.5))
+    assert type(w) is np.ndarray and w.shape == ()

@@ -25,8 +25,8 @@ from rich.table import Table
 from fastrnn.cli import common
 from fastrnn.cli.bench_timing import Job
 
-# A function of the C++ kernels that no operation calls, as `_cpu.isa_supported` does.
-MARKER = "fastrnn::cpu::isa_supported*"
+# An exported function of the C++ module, which does nothing; `_cpu.mark` calls it.
+MARKER = "fastrnn_mark"
 # Calls before the one that counts: the first allocate and fill caches of Python's.
 WARM_UP = 2
 
@@ -71,7 +71,7 @@ def count(jobs: Sequence[Job]) -> list[Row]:
         dumps = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
         if process.returncode or len(dumps) != 2 * len(jobs):
             lines = [line for line in said.splitlines() if line and not line.startswith("==")]
-            reason = lines[-1] if process.returncode and lines else "the compiled module has no names of functions"
+            reason = lines[-1] if process.returncode and lines else "it met no mark in the compiled module"
             common.fail(f"callgrind counted nothing: {reason}")
         facts = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
         # Each call lies between a pair of marks; what is between pairs makes the next call ready.
@@ -187,7 +187,7 @@ def main(wanted: list[list[Any]]) -> None:
     from fastrnn.cli.bench import load
 
     print(json.dumps({"isa": _cpu.isa(), "compiler": _cpu.compiler, "fastrnn": fastrnn.__version__}), flush=True)
-    mark = _cpu.isa_supported
+    mark = _cpu.mark
     for row, kernel, shape, mode, dtype in wanted:
         (benchmark,) = (one for one in load(row) if one.kernel == kernel)
         with fastrnn.backend("cpu"):

@@ -174,7 +174,7 @@ def tv_loss(img: Any, tv_weight: Any) -> Any:
     if chosen.is_reference:
         loss = chosen.kernels.tv_loss(img, weight)
     else:
-        planes = img.reshape(-1, *img.shape[2:])
+        planes = img.reshape(_planes(img))
         partial = chosen.empty((len(planes),), np.float64)
         chosen.kernels.tv_loss(planes, partial)
         loss = chosen.number(weight * partial.sum(), img.dtype)
@@ -207,8 +207,7 @@ def tv_loss_backward(img: Any, tv_weight: Any) -> np.ndarray:
         dimg = chosen.kernels.tv_loss_backward(img, weight)
     else:
         dimg = chosen.empty(img.shape, img.dtype)
-        shape = (-1, *img.shape[2:]) if img.size else (0, *img.shape[2:])
-        chosen.kernels.tv_loss_backward(img.reshape(shape), weight, dimg.reshape(shape))
+        chosen.kernels.tv_loss_backward(img.reshape(_planes(img)), weight, dimg.reshape(_planes(img)))
     ran(function, chosen)
     return dimg
 
@@ -233,6 +232,12 @@ def _image(function: str, chosen: Chosen, img: Any, weight: Any) -> tuple[float,
     weight = check.number("tv_weight", weight)
     (img,) = check.floats(("img", img, "N C H W"))
     return weight, img
+
+
+def _planes(img: np.ndarray) -> tuple[int, int, int]:
+    """The shape of all channels of all images in a row; -1 could not be told where an image is empty."""
+    N, C, H, W = img.shape
+    return N * C, H, W
 
 
 def _style(
@@ -261,7 +266,14 @@ def _style(
     maps = [check.settle(f, dtype) for f in raw]
     out = []
     for i, index in enumerate(indices):
-        N, C = maps[index].shape[:2]
+        N, C, H, W = maps[index].shape
+        if C * H * W == 0:
+            raise check.fail(
+                ValueError,
+                f"feats[{index}]",
+                "have C*H*W > 0, by which its Gram matrix is divided",
+                f"shape {(N, C, H, W)}",
+            )
         own = Arguments(function, {"N": N, "C": C}, f"feats[{index}]", chosen.place)
         (target,) = own.floats((f"style_targets[{i}]", targets[i], "N C C"), dtype=dtype)
         out.append((int(index), target, check.number(f"style_weights[{i}]", weights[i])))

@@ -45,7 +45,8 @@ def content_loss_backward(
     -------
     dcontent_current : like content_current
     """
-    return 2 * float(content_weight) * (content_current - content_original)
+    # asanyarray: of arrays without axes NumPy makes scalars.
+    return np.asanyarray(2 * float(content_weight) * (content_current - content_original))
 
 
 def style_loss(

@@ -63,7 +63,7 @@ def sgd_momentum(w: np.ndarray, dw: np.ndarray, config: Config | None = None) ->
 
     v = _like(w, momentum * v - learning_rate * dw)
     config["velocity"] = v
-    return w + v, config
+    return _like(w, w + v), config
 
 
 def rmsprop(w: np.ndarray, dw: np.ndarray, config: Config | None = None) -> tuple[np.ndarray, Config]:
