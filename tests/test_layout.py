@@ -50,6 +50,7 @@ GRID = {
             "bench_torch.py",
             "common.py",
             "distributed.py",
+            "evidence.py",
             "published_run.py",
             "recurrent.py",
             "update_readme.py",
