@@ -1,6 +1,8 @@
 """The accuracy report at its small sizes: its figures, what it would complain about, and the command."""
 
+import json
 import math
+import os
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -87,36 +89,89 @@ def test_the_errors_that_it_would_find(script, findings):
 
     provider = next(iter(findings.ours))
     there = findings.ours[provider]["gram float32"]
-    changed = replace(there, changed=("a run on 3 threads",))
-    worse = replace(findings, ours=findings.ours | {provider: findings.ours[provider] | {"gram float32": changed}})
-    assert worse.complaints() == [f"gram float32: {provider} has other bits in a run on 3 threads"]
-    one_bit = replace(there, results=(np.nextafter(there.results[0], np.float32(2)),))
-    worse = replace(findings, again=findings.again | {"gram float32": one_bit})
-    assert worse.complaints() == ["gram float32: other bits in another process"]
-    off = replace(findings.errors["gram float32"][provider], ratio=1.5)
-    worse = replace(findings, errors=findings.errors | {"gram float32": {provider: off}})
+    assert there.same.keys() >= {"on 2 threads", "on 3 threads", "on 4 threads", script.SECOND}
+
+    def complaints(name, ran):
+        worse = replace(findings, ours=findings.ours | {provider: findings.ours[provider] | {name: ran}})
+        return worse.complaints(), script.page(worse, "")
+
+    (found,), text = complaints("gram float32", replace(there, same=there.same | {"on 3 threads": False}))
+    assert found == f"gram float32: {provider} has other bits on 3 threads" and f"- ✗ {found}" in text
+    one_bit = (np.nextafter(there.results[0], np.float32(2)),)
+    assert not there.beside(script.FORK, script.digest_of(one_bit)).same[script.FORK]
+    there = findings.ours[provider]["embedding float64"]
+    (found,), _ = complaints("embedding float64", replace(there, results=(np.nextafter(there.results[0], 2.0),)))
+    assert found.startswith("embedding float64: the kernels' bits differ")
+    off = findings.errors["gram float32"] | {provider: replace(findings.errors["gram float32"][provider], ratio=1.5)}
+    worse = replace(findings, errors=findings.errors | {"gram float32": off})
     assert len(worse.complaints()) == 1 and "off by 1.50" in worse.complaints()[0]
-    assert f"- ✗ {worse.complaints()[0]}" in script.page(worse, "") and "1.5 ✗ |" in script.page(worse, "")
+    assert f"- ✗ {worse.complaints()[0]}" in script.page(worse, "") and " ✗ |" in script.page(worse, "")
 
 
-def test_bits_that_depend_on_the_threads_are_noticed(script, findings, monkeypatch):
-    (trial,) = [trial for trial in findings.trials if trial.name == "gram"]
+@pytest.fixture
+def changing(script, monkeypatch):
+    """Only the Gram matrix is tried, and 1 is added to it where `changed()`."""
 
-    def run(m, a):
-        (gram,) = trial.run(m, a)
-        return (gram * np.float32(1 + (fastrnn.get_num_threads() == 3)),)
+    (trial,) = [trial for trial in script.trials(True) if trial.name == "gram"]
 
-    ran = script.ran_on("cpu", replace(trial, run=run), trial.inputs(), "float32", script.COUNTS)
-    assert ran.changed == ("a run on 3 threads",)
-    count = iter(range(9))
-    ran = script.ran_on(
-        "cpu",
-        replace(trial, run=lambda m, a: (trial.run(m, a)[0] + np.float32(next(count) == 4),)),
-        trial.inputs(),
-        "float32",
-        script.COUNTS,
-    )
-    assert ran.changed == (script.SECOND,)
+    def only(changed):
+        def run(m, a):
+            return (trial.run(m, a)[0] + np.float32(changed()),)
+
+        monkeypatch.setattr(script, "trials", lambda quick: iter([replace(trial, run=run)]))
+
+    return only
+
+
+def other(ran):
+    return [circumstance for circumstance, same in ran.same.items() if not same]
+
+
+def test_bits_that_depend_on_circumstances_are_noticed(script, changing):
+    changing(lambda: fastrnn.get_num_threads() == 3)
+    assert [other(ran) for ran in script.everything_on("cpu", True).values()] == [["on 3 threads"]] * 2
+    calls = iter(range(99))
+    changing(lambda: next(calls) % 5 == 4)  # four numbers of threads, and once more
+    assert [other(ran) for ran in dict(script.each_on("cpu", True)).values()] == [[script.SECOND]] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_bits_that_depend_on_the_process_are_noticed(script, changing, monkeypatch):
+    here = os.getpid()
+    changing(lambda: os.getpid() != here)
+    found = script.everything_on("cpu", True)
+    assert [other(ran) for ran in found.values()] == [[script.FORK]] * 2
+    changing(lambda: False)
+    elsewhere = {name: replace(ran, results=(ran.results[0] + 1,)) for name, ran in found.items()}
+    monkeypatch.setattr(script, "in_a_process", lambda *arguments: elsewhere)
+    complaints = script.measure(quick=True).complaints()
+    assert sum("has other bits in another process" in one for one in complaints) >= 2
+    with pytest.raises(RuntimeError, match="a fork of the process ended without results"):
+        script.forked(lambda: os._exit(3))
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("n", "size_d"), [(128, 3), (129, 3), (600, 5), (20_000, 4), (60_000, 2)])
+def test_numba_sums_frequent_words_as_the_compiled_kernels_do(n, size_d, add):
+    """Words with one position less than a part, as many, one more, two parts, and several."""
+    if fastrnn.backend_status()["numba"]:
+        pytest.skip(fastrnn.backend_status()["numba"])
+    rng = np.random.default_rng(n)
+    part = max(128, -(-n // 128))
+    counts = np.array([part - 1, part, part + 1, 2 * part - 1, 2 * part, 5 * part + 7])
+    ids = np.repeat(np.arange(len(counts)), counts)[:n]
+    ids = rng.permutation(np.concatenate([ids, rng.integers(len(counts), 900, n - len(ids))]))
+    dout = rng.standard_normal((n, size_d)).astype(np.float32)
+    found = []
+    for name in ("cpu", "numba"):
+        with fastrnn.backend(name):
+            _, cache = fastrnn.word_embedding_forward(ids, np.zeros((900, size_d), np.float32))
+            out = np.full((900, size_d), 0.1, np.float32) if add else None
+            dW = fastrnn.word_embedding_backward(dout, cache, out=out)
+            rows, values = fastrnn.word_embedding_backward(dout, cache, sparse=True)
+            assert add or np.array_equal(values, dW[rows])
+            found.append((dW.tobytes(), values.tobytes()))
+    assert found[0] == found[1]
 
 
 # ---- what is taken as exact ------------------------------------------------------------------------------------------
@@ -173,12 +228,29 @@ def test_sigmoid_and_tanh_are_exact(script):
 
 def test_the_page(script, findings):
     text = script.page(findings, "abcdef")
-    assert "commit abcdef" in text and "all are right" in text and "✗" not in text and "nan" not in text
+    assert "commit abcdef" in text and "all within the tolerance rule" in text and "✗ |" not in text
+    assert "nan" not in text and "inf" not in text.split("## At a glance")[1]
     for trial in findings.trials:
-        section = text.split(f"## {trial.title}\n")[1].split("\n## ")[0]
-        rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+        section = text.split(f"### {trial.title}\n")[1].split("\n## ")[0].split("\n### ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("|  |")]
         assert len(rows) == len(findings.errors[script.key(trial, "float32")])
-    assert max(map(len, (line for line in text.splitlines() if not line.startswith("|")))) <= 120
+    lines = text.splitlines()
+    assert max(map(len, (line for line in lines if not line.startswith("|")))) <= 120
+    assert max(line.count("|") for line in lines) <= 6, "five columns are what a phone shows"
+
+
+def test_where_pytorch_is_nearer_is_told(script, findings):
+    name = "gram float32"
+    errors = findings.errors[name]
+    who = next(iter(findings.ours))
+    theirs = errors | {"PyTorch": replace(errors["NumPy"], eps=errors[who].eps / 8)}
+    text = "\n".join(script.beside_torch(replace(findings, errors={name: theirs}, trials=findings.trials)))
+    assert "Gram matrix of 10,000 positions: float32, C++ |" in text
+    theirs["PyTorch"] = replace(errors["NumPy"], eps=1e3)
+    text = "\n".join(script.beside_torch(replace(findings, errors={name: theirs})))
+    assert "PyTorch's in 0." in text and "Gram" not in text
+    without = {who: error for who, error in errors.items() if who != "PyTorch"}
+    assert script.beside_torch(replace(findings, errors={name: without})) == []
 
 
 @pytest.fixture
@@ -199,7 +271,15 @@ def test_the_command_writes_the_page(script, findings, command, monkeypatch, tmp
     assert (tmp_path / "page.md").read_text().startswith("# Accuracy\n")
     code, printed, _ = command("--quick")
     assert code == 0 and printed == (tmp_path / "page.md").read_text()
+    monkeypatch.setattr(script, "PAGE", tmp_path / "accuracy.md")
+    monkeypatch.setattr(script.evidence, "FOLDER", tmp_path / "evidence")
+    code, printed, _ = command()
+    record = json.loads((tmp_path / "evidence" / "accuracy.json").read_text())
+    assert code == 0 and (tmp_path / "accuracy.md").exists() and "accuracy.json" in printed
+    assert (record["tried"], record["outcome"]) == script.outcome(findings)
+    (tmp_path / "evidence" / "accuracy.json").unlink()
     monkeypatch.setattr(type(findings), "complaints", lambda self: ["lstm float32: wrong"])
+    assert command()[0] == 1 and not list((tmp_path / "evidence").iterdir()), "recorded, although something is wrong"
     code, _, complained = command("--quick")
     assert code == 1 and complained == "accuracy: lstm float32: wrong\n"
 
