@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastrnn.captioning.numbers import cache_dir
 from fastrnn.checks import Arguments
+from fastrnn.runs import cache_dir
 from fastrnn.vision.data import SIDE, digits
 from fastrnn.vision.images import write_file
 
