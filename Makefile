@@ -15,7 +15,7 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
-	instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
+	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ readme: $(INSTALLED) ## write the speed table of README.md anew from bench/resul
 
 gallery: $(INSTALLED) ## run the commands of the visual systems as they are; write docs/gallery.md and its pictures
 	@$(BIN)/python docs/build_gallery.py
+
+accuracy: $(INSTALLED) ## hold every kernel, and PyTorch, against exact results where rounding hurts; write docs/accuracy.md
+	@$(BIN)/python bench/accuracy.py
 
 instructions: $(INSTALLED) ## count the instructions of every kernel with valgrind; write bench/instructions.json
 	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json

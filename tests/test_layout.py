@@ -44,6 +44,7 @@ GRID = {
         "bench_{}.py",
         {
             "__init__.py",
+            "accuracy.py",
             "bench_captioner.py",
             "bench_style.py",
             "bench_torch.py",
