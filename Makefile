@@ -18,7 +18,7 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accuracy and speed
 	@$(BIN)/fastrnn demo
