@@ -116,9 +116,11 @@ def run(
         command += ["--files", str(files), "--seed", str(seed), "--memory", str(memory)]
         command += ["--guided"] if coverage else []
         command += [] if repeat is None else ["--repeat", str(repeat.absolute())]
+        for name in readers:
+            (work / name).mkdir()
+            Board(work / name / BOARD)
         with open(work / "log.txt", "wb") as log, _started(command, log) as process:
             for name in readers:
-                (work / name).mkdir(exist_ok=True)
                 yield _watch(process, name, work, files if repeat is None else 1, seconds, keep, stopped)
                 if _fault_of(process, work / name):
                     return

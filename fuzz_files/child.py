@@ -71,7 +71,7 @@ class Board:
     FIELDS = ("files", "accepted", "refused", "since", "reading", "slowest", "peak", "done")
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
+        if not path.exists():  # that of who starts the process
             path.write_bytes(bytes(8 * len(self.FIELDS)))
         with open(path, "r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
@@ -164,6 +164,7 @@ class Trial:
         if self._names() != self.held:
             raise Fault(f"leaves files behind, or takes some away: {', '.join(sorted(self._names() ^ self.held))}")
         if self.path.read_bytes() != data:
+            self.path.write_bytes(data)  # what is kept is what was read
             raise Fault("changes the file that it reads")
         self._check_open()
         board["refused" if refused else "accepted"] += 1
@@ -276,7 +277,6 @@ def main() -> None:
     faulthandler.enable()
     for name in options.readers:
         work = options.work / name
-        work.mkdir(parents=True, exist_ok=True)
         with _told_of(work):
             reader = _load(options.table, name, options.guided)
             trial = Trial(reader, work, options.memory)

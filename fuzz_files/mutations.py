@@ -513,7 +513,7 @@ class Torch(_Remembering):
             return changed_value(tree, rng)
         node, key = rng.choice(tensors)
         value = node[key]
-        kind = rng.randrange(9)
+        kind = rng.randrange(8)
         if kind == 0:
             dtypes = (
                 torch.float16,
@@ -539,10 +539,8 @@ class Torch(_Remembering):
             value = value.to_sparse() if value.layout == torch.strided and value.ndim else value
         elif kind == 6:
             value = torch.empty(value.shape, device="meta")
-        elif kind == 7:
-            value = torch.nn.Parameter(value) if value.is_floating_point() else value
-        else:
-            value = torch.quantize_per_tensor(value.float(), 0.1, 0, torch.qint8)
+        elif value.is_floating_point():
+            value = torch.nn.Parameter(value)
         node[key] = value
         return tree
 

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import struct
-import time
 import zipfile
 import zlib
 
@@ -22,6 +21,7 @@ torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 safetensors = pytest.importorskip("safetensors.torch")
 
+from faulty_readers import READERS, VALID  # noqa: E402
 from harness import complains  # noqa: E402
 from processes import write_data  # noqa: E402
 
@@ -29,7 +29,6 @@ from fastrnn.captioning import CaptionData, build_coco_data, load_coco_data  # n
 from fastrnn.captioning.checkpoint import load_checkpoint  # noqa: E402
 from fuzz_files import campaign  # noqa: E402
 from fuzz_files import readers as table  # noqa: E402
-from fuzz_files.child import Reader  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:fastrnn runs on:RuntimeWarning")
 
@@ -75,82 +74,6 @@ def test_changed_values_get_past_the_outer_format(name, tmp_path):
 
 # ---- the campaign notices --------------------------------------------------------------------------------------------
 
-VALID = b"valid"
-
-
-def prepare(folder):
-    (folder / "file").write_bytes(VALID)
-    return [VALID]
-
-
-def reading(act):
-    """A reader that does something to whatever is not the valid file."""
-
-    def read(folder):
-        path = folder / "file"
-        if path.read_bytes() != VALID:
-            act(path)
-
-    return Reader("file", prepare, read)
-
-
-def hang(path):
-    time.sleep(60)
-
-
-def hang_in_python(path):
-    while True:
-        pass
-
-
-def allocate(path):
-    bytearray(3 << 30)
-
-
-def allocate_in_secret(path):
-    try:
-        np.zeros(3 << 30, np.uint8)
-    except MemoryError as error:
-        raise ValueError(f"{path}: damaged") from error
-
-
-def forget_the_name(path):
-    raise ValueError("something is wrong")
-
-
-def leave_a_file(path):
-    path.with_name("file.part").touch()
-
-
-def change(path):
-    path.write_bytes(VALID)
-
-
-LEFT_OPEN = []
-
-
-def leave_open(path):
-    LEFT_OPEN.append(open(path, "rb"))
-
-
-def refuse(path):
-    raise ValueError(f"{path}: expected another file")
-
-
-READERS = {
-    "hangs": reading(hang),
-    "loops": reading(hang_in_python),
-    "allocates": reading(allocate),
-    "allocates-in-secret": reading(allocate_in_secret),
-    "raises": reading(lambda path: {}["missing"]),
-    "names-nothing": reading(forget_the_name),
-    "leaves": reading(leave_a_file),
-    "changes": reading(change),
-    "leaves-open": reading(leave_open),
-    "dies": reading(lambda path: os.kill(os.getpid(), signal.SIGSEGV)),
-    "exits": reading(lambda path: os._exit(0)),
-    "refuses": reading(refuse),
-}
 FAULTS = {
     "hangs": "takes more than 0.5 seconds",
     "loops": "takes more than 0.5 seconds",
@@ -168,7 +91,7 @@ linux = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="what
 
 
 def run_one(name, **options):
-    (outcome,) = campaign.run([name], table=__name__, seconds=0.5, **options)
+    (outcome,) = campaign.run([name], table="faulty_readers", seconds=0.5, **options)
     return outcome
 
 
@@ -189,7 +112,7 @@ def test_no_fault(tmp_path):
 
 
 def test_readers_after_a_fault_are_not_run(tmp_path):
-    outcomes = list(campaign.run(["refuses", "raises", "leaves"], files=20, table=__name__, keep=tmp_path))
+    outcomes = list(campaign.run(["refuses", "raises", "leaves"], files=20, table="faulty_readers", keep=tmp_path))
     assert [outcome.reader for outcome in outcomes] == ["refuses", "raises"]
 
 
@@ -204,7 +127,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     from fuzz_files import __main__ as command
 
     monkeypatch.setattr(table, "READERS", READERS)
-    monkeypatch.setattr(campaign, "TABLE", __name__)
+    monkeypatch.setattr(campaign, "TABLE", "faulty_readers")
     monkeypatch.setattr(campaign, "KEPT", tmp_path)
     monkeypatch.setattr("sys.argv", ["fuzz_files", "refuses", "--random", "--files", "20", "--jobs", "2"])
     assert command.main() == 0

@@ -566,7 +566,7 @@ def load_weights(network: N, path: str | os.PathLike[str]) -> N:
         elif tuple(content[name].shape) != shape:
             wrong.append(f"expected parameter {name!r} of shape {shape}, got {tuple(content[name].shape)}")
         elif not is_plain(content[name]):
-            wrong.append(f"expected parameter {name!r} of numbers one by one, got a sparse, quantized or absent tensor")
+            wrong.append(f"expected parameter {name!r} with all of its numbers, got a sparse tensor or one without")
         elif not content[name].is_floating_point():
             wrong.append(f"expected parameter {name!r} of floating-point numbers, got {content[name].dtype}")
         elif not bool(torch.isfinite(content[name]).all()):
@@ -650,8 +650,8 @@ def _check_pickle(file: Any) -> None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether the numbers of a tensor are there, each as itself: not sparse, quantized, or left out."""
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+    """Whether the numbers of a tensor are all there: it is neither sparse nor without any."""
+    return tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _loaded(path: Path) -> Any:
