@@ -216,7 +216,7 @@ def _random(trial: Trial, mutator: Mutator, files: int, seed: int) -> None:
 
 def _guided(trial: Trial, mutator: Mutator, files: int, seed: int, work: Path) -> None:
     """Changed files of libFuzzer, which prefers those that take new ways through the reader, and ends the process."""
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     corpus = work / "corpus"
     corpus.mkdir(exist_ok=True)
@@ -233,7 +233,13 @@ def _guided(trial: Trial, mutator: Mutator, files: int, seed: int, work: Path) -
         return made[:most]
 
     # libFuzzer also runs some files that are not counted here; it is not told of times and memory, which are watched.
-    options = [f"-runs={files + 100}", f"-seed={seed + 1}", f"-max_len={mutator.most}", "-timeout=0", "-rss_limit_mb=0"]
+    options = [
+        f"-runs={files + 100}",
+        f"-seed={seed + 1}",
+        f"-max_len={mutator.most}",
+        "-timeout=3600",
+        "-rss_limit_mb=0",
+    ]
     options += ["-len_control=0", "-handle_segv=0", "-handle_abrt=0", "-handle_bus=0", "-handle_fpe=0", "-handle_ill=0"]
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={work}/", str(corpus)], one, custom_mutator=changed)
     atheris.Fuzz()

@@ -206,11 +206,10 @@ class Npy(Form):
         elif kind == 4:
             header = changed_value(header, rng)
         else:
-            values = bytearray(values)
             at = rng.randrange(0, len(values), 4)
-            values[at : at + 4] = struct.pack("<f", rng.choice((float("nan"), float("inf"), 1e38, -1.0)))
+            values = values[:at] + struct.pack("<f", rng.choice((float("nan"), 1e38))) + values[at + 4 :]
         text = repr(header).encode("latin1")
-        return data[:8] + struct.pack("<H", len(text) + 1) + text + b"\n" + bytes(values)
+        return data[:8] + struct.pack("<H", len(text) + 1) + text + b"\n" + values
 
 
 class Idx(Form):
@@ -567,7 +566,7 @@ class Image(Form):
         image = Pillow.new("RGBA", size, tuple(rng.randbytes(4))).convert(rng.choice(self._MODES[:9]))
         if rng.random() < 0.3:
             image = Pillow.new(rng.choice(self._MODES), size, rng.choice((0, 1)))
-        options = rng.choice(
+        options: dict[str, Any] = rng.choice(
             ({}, {"save_all": True, "append_images": [image]}, {"transparency": 0}, {"progressive": True})
         )
         options = options | rng.choice(({}, {"compression": rng.choice(("tiff_lzw", "jpeg", "packbits", "group4"))}))

@@ -99,7 +99,11 @@ def _build_from(name: str) -> tuple[Callable[[Path], list[bytes]], Callable[[Pat
         from fastrnn.captioning import build_coco_data, load_coco_data
 
         out = folder / "out"
-        given = {"features": folder / "features.npy", "captions": folder / captions, "images": folder / "images.txt"}
+        given: dict[str, Any] = {
+            "features": folder / "features.npy",
+            "captions": folder / captions,
+            "images": folder / "images.txt",
+        }
         try:
             build_coco_data(
                 out, min_count=1, **{f"{split}_{part}": given[part] for split in ("train", "val") for part in given}
