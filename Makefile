@@ -15,7 +15,7 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
-	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda evidence clean
+	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda fuzz-files evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,10 @@ dist-check: ## try them in new environments where nothing can be compiled; write
 
 dist-cuda: ## where nvcc is: a wheel with the CUDA kernels too, into dist/cuda; FASTRNN_CUDA_ARCHITECTURES= for less than all
 	@$(PYTHON) .ci/packages.py cuda
+
+fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by libFuzzer's coverage guidance
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q 'atheris>=2.3'
+	@$(BIN)/python -m fuzz_files --record
 
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py
