@@ -453,8 +453,9 @@ def _random_torch_calls(rng):
     yield lambda: ft.tv_loss(draw(1, 3, H, D), 1.0).backward()
 
 
-def steady(backend, layer_of, calls, leak=False):
-    """Memory before and after many calls of random sizes, and errors among them; how much a call has left behind.
+def steady(backend, layer_of, warm, calls, leak=False):
+    """What many calls of random sizes, and errors among them, have left behind, after `warm` calls that fill what is
+    kept on purpose: the pool, and in Numba's columns what was worked out for each of the last 256 sizes.
 
     With `leak` it keeps an array a call, as a faulty binding would: what the test has to see.
     """
@@ -481,7 +482,7 @@ def steady(backend, layer_of, calls, leak=False):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    run(calls // 3)
+    run(warm)
     refused_before, done_before = refused, done
     before, blocks = resident(), sys.getallocatedblocks()
     run(done + calls)

@@ -282,10 +282,11 @@ def test_memory_is_steady_over_calls_of_random_sizes(backend, layer_of, leak):
         pytest.skip(f"backend {backend} cannot run here")
     if layer_of == "torch":
         pytest.importorskip("torch")
-    calls = 10_000 if LONG and not leak else 400
-    said = alone(neighbours.steady, backend, layer_of, calls, leak, seconds=300)
+    warm, calls = (6_000, 10_000) if LONG and not leak else (150, 400)
+    said = alone(neighbours.steady, backend, layer_of, warm, calls, leak, seconds=300)
     assert said["calls"] >= calls and said["refused"] > calls / 8
-    steady = said["bytes"] < 12 << 20 and said["blocks"] < 3000
+    few = 0.2 if LONG else 15  # objects of Python a call: in short, what was worked out for each size is not all there
+    steady = said["bytes"] < 12 << 20 and said["blocks"] < few * said["calls"]
     assert steady is not leak, said
     if not leak:
         FIGURES.setdefault("steady", {})[f"{backend}, {layer_of}"] = said
