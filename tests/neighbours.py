@@ -454,14 +454,13 @@ def _random_torch_calls(rng):
 
 
 def steady(backend, layer_of, warm, calls, leak=False):
-    """What many calls of random sizes, and errors among them, have left behind, after `warm` calls that fill what is
-    kept on purpose: the pool, and in Numba's columns what was worked out for each of the last 256 sizes.
+    """What many calls of random sizes, and errors among them, have left behind, the pool of blocks not counted, after
+    `warm` calls that fill what else is kept on purpose: in Numba's column what was worked out for the last 256 sizes.
 
     With `leak` it keeps an array a call, as a faulty binding would: what the test has to see.
     """
     fastrnn.set_num_threads(2)
     fastrnn.backend(backend)
-    cache._pool = cache._Pool(32 << 20)  # which is full before the counting begins
     rng, kept = np.random.default_rng(0), []
     draw = {"numpy": _random_calls, "torch": _random_torch_calls}[layer_of]
     refused = done = 0
@@ -480,7 +479,8 @@ def steady(backend, layer_of, warm, calls, leak=False):
 
     def resident():
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            pages = int(file.read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") - sum(size for size, _, _ in cache._pool._entries)
 
     run(warm)
     refused_before, done_before = refused, done
