@@ -15,7 +15,8 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
-	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda fuzz-files evidence clean
+	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda fuzz-files evidence neighbours \
+	clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +118,9 @@ fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by l
 
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py
+
+neighbours: $(INSTALLED) ## long form of the tests of processes, threads, other pools, signals and little memory
+	@FASTRNN_NEIGHBOURS=long $(BIN)/python -m pytest tests/test_neighbours.py
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist *.egg-info fastrnn/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

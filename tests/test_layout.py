@@ -59,7 +59,15 @@ GRID = {
     "tests": (
         "tests",
         "test_{}.py",
-        {"fake_device.py", "faulty_readers.py", "full_disk.py", "harness.py", "processes.py", "recurrent.py"},
+        {
+            "fake_device.py",
+            "faulty_readers.py",
+            "full_disk.py",
+            "harness.py",
+            "neighbours.py",
+            "processes.py",
+            "recurrent.py",
+        },
     ),
 }
 EMPTY_CELLS = {
