@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCUMENTING := $(VENV)/.documenting
 EMULATED := build/emulated_amx
 # Installing again is needed when these change; Python files are used in place.
 CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu $(folder)/*.cuh))
@@ -14,7 +15,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check evidence clean
+.PHONY: help demo test emulate-amx lint format bench readme gallery benchmarks docs docs-check docs-links instructions guard cuda-report test-gpu bench-gpu dist dist-check evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,20 @@ readme: $(INSTALLED) ## write the speed table of README.md anew from bench/resul
 gallery: $(INSTALLED) ## run the commands of the visual systems as they are; write docs/gallery.md and its pictures
 	@$(BIN)/python docs/build_gallery.py
 
+benchmarks: $(INSTALLED) ## write docs/benchmarks.md and its pictures anew from bench/results.csv
+	@$(BIN)/python docs/build_benchmarks.py
+
+docs: $(DOCUMENTING) ## build the documentation as a site into build/site; a warning is an error
+	@rm -rf build/site
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
+	@echo "✓ build/site/index.html"
+
+docs-check: docs ## look at every page of it in Chromium, at the widths of a phone and of a desk: layout, links, search
+	@$(BIN)/python docs/check_site.py build/site --record
+
+docs-links: $(DOCUMENTING) ## try the addresses elsewhere that the documentation links to
+	@$(BIN)/python -m sphinx -q -E -b linkcheck -d build/doctrees docs build/links
+
 instructions: $(INSTALLED) ## count the instructions of every kernel with valgrind; write bench/instructions.json
 	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json
 
@@ -100,6 +115,16 @@ $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { echo "✗ $(PYTHON) was not found; name one with PYTHON=…"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "✗ Python 3.10 or newer is needed; name one with PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# The extra's packages alone: installing the project once more would build the kernels again.
+$(DOCUMENTING): pyproject.toml | $(INSTALLED)
+	@$(BIN)/python -c 'import tomllib' 2> /dev/null || { echo "✗ the documentation needs Python 3.11 or newer; name one with PYTHON=…"; exit 1; }
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> $(VENV)/documenting.txt
+	@echo "Installing what builds the documentation; the log is $(VENV)/documenting.log"
+	@$(BIN)/python -m pip install --disable-pip-version-check -r $(VENV)/documenting.txt > $(VENV)/documenting.log 2>&1 \
+		|| { tail -n 20 $(VENV)/documenting.log; echo "✗ the installation failed; all of it is in $(VENV)/documenting.log"; exit 1; }
+	@touch $@
 
 $(INSTALLED): $(BUILD_INPUTS) | $(BIN)/python
 	@echo "Installing into $(VENV) and building; the log is $(VENV)/install.log"
