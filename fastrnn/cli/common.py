@@ -152,15 +152,24 @@ def checkout() -> Path | None:
 
 
 def commit() -> str:
-    """Commit of the checkout, with ``-dirty`` where it has changes; "" for an installed copy."""
+    """Commit of the checkout, with ``-dirty`` where its code has changes; "" for an installed copy.
+
+    What is recorded of code, in docs and in tables, does not count as a change of it: each record would taint the next.
+    """
     root = checkout()
     if root is None or not (root / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    describe = ["describe", "--always", "--abbrev=10", "--exclude=*"]
+    code = [".", ":!docs", ":!*.md", ":!bench/*.csv", ":!bench/*.json"]
+    changed = ["status", "--porcelain", "--untracked-files=no", "--", *code]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name, changes = (
+            subprocess.run(["git", "-C", str(root), *one], capture_output=True, text=True, check=True).stdout.strip()
+            for one in (describe, changed)
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""  # no git, or nothing committed
+    return name + ("-dirty" if changes else "")
 
 
 def console() -> Console:
