@@ -6,6 +6,8 @@
 - A ``pytb`` block right after either is the error that it ends with: the last line of the traceback.
 - ``<!-- not run: why -->`` right before a block says that it is not run here. Indented blocks never are: they show
   commands (whose names and options are checked), formulas and output.
+
+    python tests/documents.py    # as `make documents`: run them all, and keep the figures
 """
 
 import builtins
@@ -16,6 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,8 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("python", "console")
+HOLD = ("test_docs.py", "test_troubleshooting.py", "test_add_a_kernel.py")  # what holds the documents to what is so
+done = set()  # path and line of every block that ran, or whose message was provoked, in this process
 
 
 @dataclass
@@ -79,10 +84,11 @@ def pattern(shown):
     return re.compile(".*".join(map(re.escape, "\n".join(lines).split("…"))), re.DOTALL)
 
 
-def assert_shown(shown, came, where):
-    """What came is what the page shows; white space at the ends of lines aside."""
+def assert_shown(shown, came, block):
+    """What came is what the page shows at this block; white space at the ends of lines aside."""
     came = "\n".join(line.rstrip() for line in came.strip("\n").splitlines())
-    assert pattern(shown).fullmatch(came), f"{where} shows\n{shown}\nbut this came:\n{came}"
+    assert pattern(shown).fullmatch(came), f"{block} shows\n{shown}\nbut this came:\n{came}"
+    done.add((block.path, block.line))
 
 
 def said(error):
@@ -107,6 +113,7 @@ def run_python(block, names):
         assert_shown(block.raises, said(error), block)
     if block.prints is not None:
         assert_shown(block.prints, out.getvalue(), block)
+    done.add((block.path, block.line))
 
 
 def run_console(block, folder):
@@ -121,23 +128,27 @@ def run_console(block, folder):
         "COLUMNS": "160",
     }
     script = "set -e\n" + "\n".join(commands)
-    done = subprocess.run(
+    ended = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if block.raises is not None:
-        assert done.returncode != 0, f"{block} should end with {block.raises}"
-        assert_shown(block.raises, done.stdout.strip().splitlines()[-1], block)
+        assert ended.returncode != 0, f"{block} should end with {block.raises}"
+        assert_shown(block.raises, ended.stdout.strip().splitlines()[-1], block)
         return
-    assert done.returncode == 0, f"{block}: {done.stdout}"
+    assert ended.returncode == 0, f"{block}: {ended.stdout}"
     if block.prints or printed:
-        assert_shown(block.prints or printed, done.stdout, block)
+        assert_shown(block.prints or printed, ended.stdout, block)
+    done.add((block.path, block.line))
 
 
 def commands_of(block):
     """The commands that a block shows, without prompt, environment, folder and comment: lists of words."""
     if block.kind not in ("", "console", "sh"):
         return
-    for line in block.text.replace("\\\n", " ").splitlines():
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if prompted := [line for line in lines if line.startswith("$ ")]:  # the rest is output
+        lines = prompted
+    for line in lines:
         line = re.sub(r"^(\$ )?([A-Z_]+=\S+ )*(\.venv/bin/)?", "", line)
         try:
             words = shlex.split(line, comments=True)
@@ -149,3 +160,37 @@ def commands_of(block):
                 break
         if words and words[0] in ("fastrnn", "make", "pip"):
             yield words
+
+
+def main():
+    """Run what holds the documents, and keep how much of them ran."""
+    import pytest
+
+    start = time.perf_counter()
+    code = pytest.main([str(ROOT / "tests" / name) for name in HOLD])
+    if code:
+        return code
+    sys.path.insert(0, str(ROOT / "bench"))
+    import evidence
+
+    blocks = [block for path in PAGES for block in blocks_of(path)]
+    ran = [block for block in blocks if (block.path, block.line) in done]
+    code = [block for block in ran if block.kind in RUN]
+    messages = [block for block in ran if block.raises or block.note.startswith("provoked by: ")]
+    messages = [block for block in messages if block.path.stem == "troubleshooting"]
+    not_run = [block for block in blocks if block.kind in RUN and block not in code]
+    path = evidence.record(
+        "documents",
+        tried=f"{len(code)} blocks of code on {len({block.path for block in code})} pages, {len(messages)} messages",
+        outcome=f"all run, print and raise what is shown; {len(not_run)} blocks not run here",
+        seconds=time.perf_counter() - start,
+        details={"not run": [f"{block}: {block.note.removeprefix('not run: ') or 'skipped'}" for block in not_run]},
+    )
+    print(f"record  {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    import documents  # the tests' own copy, in which they note what ran
+
+    sys.exit(documents.main())

@@ -101,11 +101,19 @@ def under_reference(cupy):
         lstm(cupy.asarray)
 
 
+def weight_below_zero(_):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from fastrnn.vision import create_class_visualization
+
+    create_class_visualization(0, torch.nn.Flatten(), l2_reg=-1)
+
+
 CPU = "fastrnn._cpu"
 USE = "import fastrnn; fastrnn.sgd([1.0], [1.0])"
 # In this process, given the stand-in for CuPy.
 HERE = {
     "an object that cannot become an array": lambda _: lstm(x=Recorder()),
+    "a weight below zero": weight_below_zero,
     "more words than can be sorted": too_many_words,
     "a NumPy array among arrays on the device": lambda cupy: lstm(cupy.asarray, h0=LSTM[1]),
     "an array on the device among NumPy arrays": lambda cupy: lstm(h0=cupy.asarray(LSTM[1])),
@@ -127,7 +135,9 @@ ELSEWHERE = {
         "import fastrnn; print(fastrnn.backend_status()['cpu'])", FASTRNN_ISA="abacus"
     ),
     "the demo without scikit-learn": lambda: command("demo", missing=("h5py", "sklearn")),
-    "COCO files without h5py": lambda: python("from fastrnn.captioning.checkpoint import *; load_checkpoint('x.h5')", "h5py"),
+    "COCO files without h5py": lambda: python(
+        "from fastrnn.captioning.checkpoint import *; load_checkpoint('x.h5')", "h5py"
+    ),
     "BLEU without sacreBLEU": lambda: python(
         "from fastrnn.captioning import *; bleu(['a'], [['a']])", "sacrebleu.metrics.bleu"
     ),
@@ -137,7 +147,8 @@ ELSEWHERE = {
     "no CUDA kernels": lambda: backend("cuda", "fastrnn._cuda"),
     "no CuPy": lambda: backend("cuda", "cupy", before=KERNELS),
     "a broken CuPy": lambda: backend(
-        "cuda", before=KERNELS + BROKEN_CUPY.format(error="ImportError('libcudart.so.13: cannot open shared object file')")
+        "cuda",
+        before=KERNELS + BROKEN_CUPY.format(error="ImportError('libcudart.so.13: cannot open shared object file')"),
     ),
     "a CuPy whose dependency is missing": lambda: backend(
         "cuda",
@@ -179,7 +190,7 @@ def test_messages_of_other_installations(name, tmp_path, monkeypatch):
     documents.assert_shown(PROVOKED[name].text, came, PROVOKED[name])
 
 
-# ---- nothing is left out -----------------------------------------------------------------------------------------------
+# ---- nothing is left out ---------------------------------------------------------------------------------------------
 
 # What nobody can meet who calls the public functions.
 INTERNAL = {
