@@ -52,7 +52,7 @@ def ratios(mine: dict[recorded.Key, dict[str, recorded.Row]]) -> list[Ratio]:
             if name in run:
                 value = float(run[name]["p50_ms"]) / float(ours["p50_ms"])
                 times = recorded.milliseconds(ours), recorded.milliseconds(run[name])
-                made.append(Ratio(kernel, dtype, key[2].replace(",", ", "), name, *times, value))
+                made.append(Ratio(kernel, dtype, key[2], name, *times, value))
     return made
 
 
@@ -105,9 +105,10 @@ def picture(kernels: Kernels, title: str) -> bytes:
         "ytick.color": INK,
     }
     with matplotlib.rc_context(style):
-        height = 0.75 + 0.19 * len(kernels)  # of the axes' frame, in inches
-        figure = pyplot.figure(figsize=(4.4, height))
-        axes = figure.add_axes((0.4, 0.45 / height, 0.48, 1 - 0.75 / height))
+        width, height = 4.4, 0.75 + 0.19 * len(kernels)  # in inches
+        left, right = 0.1 + 0.077 * max(len(kernel[0]) for kernel in kernels), 0.5  # for labels and numbers
+        figure = pyplot.figure(figsize=(width, height))
+        axes = figure.add_axes((left / width, 0.45 / height, 1 - (left + right) / width, 1 - 0.75 / height))
         for row, (_, least, mean, greatest) in enumerate(kernels):
             axes.plot([least, greatest], [row, row], color=PALE, linewidth=4, solid_capstyle="round", zorder=1)
             axes.plot([mean], [row], "o", markersize=5, color=FASTER if mean >= 1 else SLOWER, zorder=2)

@@ -35,7 +35,6 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 add_module_names = False
-python_maximum_signature_line_length = 80
 viewcode_line_numbers = True
 
 html_theme = "furo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # The converter shows what it does not know, commands and the marks of columns and lines, as if they were letters.
 _UNKNOWN = re.compile(r"\\[a-zA-Z]+|<mi>&</mi>|linebreak")
+# And it leaves out what is missing.
+_PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "mover": 2, "munder": 2, "msubsup": 3, "munderover": 3}
 
 
 def mathml(tex: str, display: bool) -> str:
@@ -42,6 +45,10 @@ def mathml(tex: str, display: bool) -> str:
     unknown = _UNKNOWN.findall(made)
     if unknown:
         raise ValueError(f"the converter does not know {', '.join(sorted(set(unknown)))}")
+    for element in ElementTree.fromstring(made).iter():
+        name = element.tag.rpartition("}")[2]
+        if len(element) != _PARTS.get(name, len(element)):
+            raise ValueError(f"a part of {name} is missing")
     return made
 
 
