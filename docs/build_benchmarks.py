@@ -68,7 +68,8 @@ def losses(compared: list[Ratio]) -> str:
         "|---|---|---|---|--:|--:|--:|",
     ]
     for one in slower:
-        cells = [one.kernel, one.sizes, one.dtype, PEERS[one.peer], one.ours_ms, one.theirs_ms, f"{one.value:.3g}×"]
+        peer = PEERS[one.peer].replace(" ", "&nbsp;")  # rows of one line are easier to compare
+        cells = [one.kernel, one.sizes, one.dtype, peer, one.ours_ms, one.theirs_ms, f"{one.value:.3g}×"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

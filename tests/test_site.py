@@ -66,7 +66,9 @@ def names_of(module):
 def documented():
     """Full names of everything that has an entry on the pages of the API."""
     text = "\n".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
-    names = re.findall(r"^\.\. (?:auto(?:function|class|exception|data)|py:data):: (\S+)$", text, flags=re.M)
+    names = re.findall(
+        r"^\.\. (?:auto(?:function|class|exception|data)|py:(?:data|function)):: ([\w.]+)", text, flags=re.M
+    )
     for module in re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", text, flags=re.M):
         names += [f"{module}.{name}" for name in names_of(module)]
     return names
