@@ -72,6 +72,7 @@ docs: $(DOCUMENTING) ## build the documentation as a site into build/site; a war
 	@echo "✓ build/site/index.html"
 
 docs-check: docs ## look at every page of it in Chromium, at the widths of a phone and of a desk: layout, links, search
+	@$(BIN)/python -m pytest tests/test_site.py
 	@$(BIN)/python docs/check_site.py build/site --record
 
 docs-links: $(DOCUMENTING) ## try the addresses elsewhere that the documentation links to

@@ -4,6 +4,7 @@
 - ``console`` blocks: the lines that begin with ``$`` are run by a shell, in a new folder.
 - A ``text`` block right after either is what it prints; ``…`` stands for whatever differs from run to run.
 - A ``pytb`` block right after either is the error that it ends with: the last line of the traceback.
+- ``<!-- file: path -->`` right before a block says that it is a file, or with ``diff`` a change of one.
 - ``<!-- not run: why -->`` right before a block says that it is not run here. Indented blocks never are: they show
   commands (whose names and options are checked), formulas and output.
 
@@ -54,7 +55,7 @@ class Block:
 
     @property
     def is_run(self):
-        return self.kind in RUN and not self.note.startswith("not run:")
+        return self.kind in RUN and not self.note.startswith(("not run: ", "file: "))
 
     def __str__(self):
         return f"{self.path.name}:{self.line}"
@@ -177,7 +178,7 @@ def main():
 
     blocks = [block for path in PAGES for block in blocks_of(path)]
     ran = [block for block in blocks if (block.path, block.line) in done]
-    code = [block for block in ran if block.kind in RUN]
+    code = [block for block in ran if block.kind in RUN or block.note.startswith("file: ")]
     messages = [block for block in ran if block.raises or block.note.startswith("provoked by: ")]
     messages = [block for block in messages if block.path.stem == "troubleshooting"]
     not_run = [block for block in blocks if block.kind in RUN and block not in code]

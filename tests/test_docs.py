@@ -234,6 +234,23 @@ def test_the_tree_of_contributing_is_there():
             assert (ROOT / folder / name).exists(), f"{folder}{name}"
 
 
+def test_the_pictures_of_the_engine_are_those_that_the_script_draws(monkeypatch):
+    """By the words in them: lines may lie elsewhere with another version of Matplotlib."""
+    pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import build_engine_pictures
+
+    shown = set(re.findall(r"\]\(engine/(\w+)\.svg\)", (ROOT / "docs" / "engine.md").read_text()))
+    files = {path.stem for path in build_engine_pictures.FOLDER.glob("*.svg")}
+    assert shown == files == set(build_engine_pictures.PICTURES)
+    for name in shown:
+        there = (build_engine_pictures.FOLDER / f"{name}.svg").read_text()
+        drawn = build_engine_pictures.picture(name).decode()
+        words = [re.findall(r"<text[^>]*>([^<]*)</text>", svg) for svg in (there, drawn)]
+        assert len(words[0]) > 5 and words[0] == words[1], f"run docs/build_engine_pictures.py: {name} has changed"
+        assert "prefers-color-scheme:dark" in there and not re.search(r"(fill|stroke): #(?!000)", there)
+
+
 def test_contributing_has_its_two_lists():
     for title in ("Adding an operation", "Adding a backend"):
         section = CONTRIBUTING.split(f"## {title}\n")[1].split("\n## ")[0]
