@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCUMENTING := $(VENV)/.documenting
 EMULATED := build/emulated_amx
 # Installing again is needed when these change; Python files are used in place.
 CPP := $(foreach folder,csrc csrc/* csrc/*/*,$(wildcard $(folder)/*.h $(folder)/*.cpp $(folder)/*.cu $(folder)/*.cuh))
@@ -15,8 +16,8 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
-	accuracy instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda fuzz-files evidence neighbours \
-	clean
+	accuracy benchmarks docs docs-check docs-links instructions guard cuda-report test-gpu bench-gpu dist dist-check \
+	dist-cuda fuzz-files documents evidence neighbours clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,21 @@ gallery: $(INSTALLED) ## run the commands of the visual systems as they are; wri
 accuracy: $(INSTALLED) ## hold every kernel, and PyTorch, against exact results where rounding hurts; write docs/accuracy.md
 	@$(BIN)/python bench/accuracy.py
 
+benchmarks: $(INSTALLED) ## write docs/benchmarks.md and its pictures anew from bench/results.csv
+	@$(BIN)/python docs/build_benchmarks.py
+
+docs: $(DOCUMENTING) ## build the documentation as a site into build/site; a warning is an error
+	@rm -rf build/site
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
+	@echo "✓ build/site/index.html"
+
+docs-check: docs ## look at every page of it in Chromium, at the widths of a phone and of a desk: layout, links, search
+	@$(BIN)/python -m pytest tests/test_site.py
+	@$(BIN)/python docs/check_site.py build/site --record
+
+docs-links: $(DOCUMENTING) ## try the addresses elsewhere that the documentation links to
+	@$(BIN)/python -m sphinx -q -E -b linkcheck -d build/doctrees docs build/links
+
 instructions: $(INSTALLED) ## count the instructions of every kernel with valgrind; write bench/instructions.json
 	@$(BIN)/fastrnn bench --instructions --json bench/instructions.json
 
@@ -116,6 +132,9 @@ fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by l
 	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q 'atheris>=2.3'
 	@$(BIN)/python -m fuzz_files --record
 
+documents: $(INSTALLED) ## run every code block of the documents, and provoke every message that they explain
+	@$(BIN)/python tests/documents.py
+
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py
 
@@ -130,6 +149,16 @@ $(BIN)/python:
 	@command -v $(PYTHON) > /dev/null || { echo "✗ $(PYTHON) was not found; name one with PYTHON=…"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "✗ Python 3.10 or newer is needed; name one with PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# The extra's packages alone: installing the project once more would build the kernels again.
+$(DOCUMENTING): pyproject.toml | $(INSTALLED)
+	@$(BIN)/python -c 'import tomllib' 2> /dev/null || { echo "✗ the documentation needs Python 3.11 or newer; name one with PYTHON=…"; exit 1; }
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> $(VENV)/documenting.txt
+	@echo "Installing what builds the documentation; the log is $(VENV)/documenting.log"
+	@$(BIN)/python -m pip install --disable-pip-version-check -r $(VENV)/documenting.txt > $(VENV)/documenting.log 2>&1 \
+		|| { tail -n 20 $(VENV)/documenting.log; echo "✗ the installation failed; all of it is in $(VENV)/documenting.log"; exit 1; }
+	@touch $@
 
 $(INSTALLED): $(BUILD_INPUTS) | $(BIN)/python
 	@echo "Installing into $(VENV) and building; the log is $(VENV)/install.log"

@@ -60,6 +60,7 @@ GRID = {
         "tests",
         "test_{}.py",
         {
+            "documents.py",
             "fake_device.py",
             "faulty_readers.py",
             "full_disk.py",
