@@ -132,7 +132,6 @@ fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by l
 	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q 'atheris>=2.3'
 	@$(BIN)/python -m fuzz_files --record
 
-
 documents: $(INSTALLED) ## run every code block of the documents, and provoke every message that they explain
 	@$(BIN)/python tests/documents.py
 
