@@ -65,7 +65,9 @@ def blocks_of(path):
     """All blocks of a page, outputs with what prints them."""
     found, comment, previous = [], "", None
     for token in MarkdownIt("commonmark").parse(path.read_text()):
-        if token.type in ("fence", "code_block"):
+        if token.type == "fence" and token.info.startswith("{"):
+            comment, previous = "", None  # no code, but what the site shows there
+        elif token.type in ("fence", "code_block"):
             block = Block(path, token.map[0] + 1, token.info.strip(), token.content, comment)
             found.append(block)
             if previous and block.kind == "text" and not comment:
