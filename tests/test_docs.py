@@ -231,7 +231,7 @@ def test_the_commands_of_the_readme_exist():
         named == {"info", "check", "bench", "demo", "train", "caption", "evaluate", "data", *SEEING} <= commands.keys()
     )
     every = [one for command in commands.values() for one in (command, *getattr(command, "commands", {}).values())]
-    options = {option for command in every for p in command.params for option in p.opts}
+    options = {"--help"} | {option for command in every for p in command.params for option in p.opts}
     for option in re.findall(r"--[a-z][a-z-]*", README + CONTRIBUTING):
         assert option in options, option
 
