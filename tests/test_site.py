@@ -94,7 +94,11 @@ def test_no_entry_of_the_api_reference_is_there_twice():
     assert len(entries) == len(set(entries)) > 100
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+# Who adds a kernel imports what is not public.
+FOR_USERS = [path for path in sorted(DOCS.glob("*.md")) if path.stem != "add_a_kernel"]
+
+
+@pytest.mark.parametrize("path", FOR_USERS, ids=lambda path: path.name)
 def test_what_the_documents_import_is_in_the_api_reference(path):
     entries, public = set(documented()), set(PUBLIC)
     for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
