@@ -260,6 +260,14 @@ def test_headers_of_npy_files(tmp_path, header):
         build_coco_data(tmp_path / "out", **given)
 
 
+def test_an_npy_header_of_gigabytes(tmp_path):
+    path = tmp_path / "f.npy"
+    path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", 2**32 - 1) + b"{'descr': ")
+    given = {f"{split}_{part}": path for split in ("train", "val") for part in ("features", "captions")}
+    with complains(ValueError, "build_coco_data", path, "header"):
+        build_coco_data(tmp_path / "out", **given)
+
+
 def test_an_image_without_a_name_is_told_with_the_list_of_names(tmp_path):
     folder = tmp_path
     table.READERS["build-names"].prepare(folder)
@@ -365,6 +373,27 @@ def test_tensors_without_their_numbers(tmp_path, change, monkeypatch):
     torch.save(state, tmp_path / "run" / "last.pt")
     with complains(ValueError, "GANTrainer.resume", tmp_path / "run" / "last.pt", name):
         table.READERS["gan-checkpoint"].read(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["format", "version", "seed", "source"])
+def test_tensors_where_other_things_are_expected(tmp_path, monkeypatch, part):
+    from fastrnn.vision import gan_training
+
+    monkeypatch.setattr(gan_training, "KINDS", dict(gan_training.KINDS))
+    monkeypatch.setattr(gan_training, "STATISTICS", 10)
+    reader = table.READERS["gan-checkpoint"]
+    (content,) = reader.prepare(tmp_path)
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    values = torch.zeros(3)
+    if part == "seed":
+        state["config"]["seed"] = values
+    elif part == "source":
+        state["data"]["source"] = [values]
+    else:
+        state[part] = values
+    torch.save(state, tmp_path / reader.file)
+    with complains(ValueError, "GANTrainer.resume", tmp_path / reader.file):
+        reader.read(tmp_path)
 
 
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):

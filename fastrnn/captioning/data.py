@@ -45,6 +45,8 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowE
 _ANY_BYTES = 16 * 2**20
 _DEFLATE_RATIO = 1032
 
+_NPY_HEADER = 10_000  # bytes of the header of an .npy file that NumPy reads at most
+
 _KINDS = {"iu": "integers", "f": "floating-point numbers"}
 
 
@@ -105,6 +107,11 @@ def open_npy(function: str, path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{function}: {path}: expected a .npy file here, found {_what_is(path)}")
     try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        # From version 2 of the format on the header's length has four bytes; NumPy makes room for it before it looks.
+        if start[:6] == b"\x93NUMPY" and start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _NPY_HEADER:
+            raise ValueError(f"a header of more than {_NPY_HEADER:,} bytes")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except MemoryError:
         raise
