@@ -499,11 +499,12 @@ class GANTrainer:
                 continue
             try:
                 with open_bounded(path) as file, Image.open(file) as image:
+                    if image.size != (GRID * gan.SIDE, GRID * gan.SIDE):
+                        continue
                     tiled = 255 - np.asarray(image.convert("L"))
             except Exception:  # what Pillow raises on damage depends on the format and on the place
                 continue
-            if tiled.shape == (GRID * gan.SIDE, GRID * gan.SIDE):
-                self.grids[int(number)] = _untiled(tiled)
+            self.grids[int(number)] = _untiled(tiled)
 
     def save(self) -> None:
         """Save a checkpoint in the run's folder.
