@@ -503,7 +503,7 @@ class Torch(_Remembering):
 
         def walk(node: Any) -> None:
             for key, value in node.items() if isinstance(node, dict) else ():
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor) and value.numel() < 1 << 20:  # not one that was expanded
                     tensors.append((node, key))
                 walk(value)
 
