@@ -66,7 +66,7 @@ class Reader:
 
 
 class Board:
-    """Numbers that two processes share: of native layout, for these are written at once, others byte by byte."""
+    """Numbers that two processes share."""
 
     FIELDS = ("files", "accepted", "refused", "since", "reading", "slowest", "peak", "done")
 
