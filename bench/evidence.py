@@ -25,6 +25,7 @@ from fastrnn.runs import write_whole
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
+BASELINE = ROOT / "bench" / "instructions.json"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ def record(name: str, tried: str, outcome: str, seconds: float, details: Any = N
     return path
 
 
+def record_guard(counted: Path, seconds: float) -> Path:
+    """Keep what ``make guard`` counted, beside the baseline that it was compared with."""
+    now = json.loads(counted.read_text())
+    before = {(row["kernel"], row["mode"], row["dtype"]): row for row in json.loads(BASELINE.read_text())}
+    ratios = [before[row["kernel"], row["mode"], row["dtype"]]["instructions"] / row["instructions"] for row in now]
+    tried = f"{len(now)} kernels, {sum(row['instructions'] for row in now) / 1e6:,.0f} million instructions"
+    outcome = f"baseline over now between {min(ratios):.3f} and {max(ratios):.3f}; below 0.9 fails"
+    return record("guard", tried, outcome, seconds, details=now)
+
+
 def page(records: dict[str, dict[str, Any]]) -> str:
     """The text of docs/evidence.md."""
     lines = [
@@ -95,6 +106,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "",
         "What was done to find faults in fastrnn, beyond the tests that run at every change: one line a check, with",
         "the command that repeats it. A record is of one whole run; the commit names the sources that were checked.",
+        "The tests, and what they hold kernels to: [CONTRIBUTING.md](../CONTRIBUTING.md).",
         "",
         "| check | tried | found | command | run |",
         "|---|---|---|---|---|",
@@ -129,7 +141,13 @@ def main() -> int:
     adding.add_argument("--tried", required=True, help="what was tried, with its numbers")
     adding.add_argument("--outcome", required=True, help="what came of it")
     adding.add_argument("--seconds", required=True, type=float, help="how long the run took")
+    guard = commands.add_parser("guard", help="keep what `make guard` counted")
+    guard.add_argument("counted", type=Path, metavar="JSON", help="of fastrnn bench --compare … --json")
+    guard.add_argument("--seconds", required=True, type=float, help="how long the run took")
     given = parser.parse_args()
+    if given.command == "guard":
+        print(f"record  {record_guard(given.counted, given.seconds).relative_to(ROOT)}")
+        return 0
     if given.command == "record":
         print(f"record  {record(given.name, given.tried, given.outcome, given.seconds).relative_to(ROOT)}")
         return 0

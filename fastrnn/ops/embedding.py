@@ -73,7 +73,7 @@ def word_embedding_backward(
 
     Parameters
     ----------
-    dout : array_like, shape (*x.shape, D)
+    dout : array_like, shape ``(*x.shape, D)``
         Gradient of the loss with respect to the vectors that were looked up.
     cache : Cache
         From :func:`word_embedding_forward`; it can be used again.

@@ -243,7 +243,7 @@ class LSTM(_Layers):
         layers under ``torch.autocast`` to bfloat16.
     backend : {"auto", "fastrnn", "torch"}, optional
         ``"auto"`` runs fastrnn's kernels, and torch.nn where they lack something: projections, ``relu``, other dtypes,
-        other devices; :attr:`runs_on` and :func:`fastrnn.torch.last_backend` tell. ``"fastrnn"`` raises there instead,
+        other devices; its ``runs_on`` and :func:`fastrnn.torch.last_backend` tell. ``"fastrnn"`` raises there instead,
         ``"torch"`` always runs torch.nn. It is an attribute, and may be set at any time.
 
     Raises
