@@ -154,13 +154,15 @@ def _watch(
 ) -> Outcome:
     """Wait until a reader is done, or something is wrong with it."""
     board = Board(work / name / BOARD)
-    begun, fault = time.monotonic(), ""
+    fault, seen, waited, last = "", (0, 0), 0.0, time.monotonic()
     while not fault:
         ended = process.poll()
         if board["done"] or (ended == 0 and board["files"] >= files):
             break
-        since = board["since"] / 1e9 or begun
-        waited = time.monotonic() - since
+        now, state = time.monotonic(), (board["since"], board["reading"])
+        # By the time that this process had, too: a machine that slept, or was stopped, hangs nowhere.
+        waited = waited + min(now - last, 10 * _POLL) if state == seen else 0.0
+        seen, last = state, now
         if ended is not None:
             fault = _why(ended, work / name / FAULT, bool(board["reading"]))
         elif stopped():

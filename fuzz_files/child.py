@@ -77,10 +77,10 @@ class Board:
             self._memory = mmap.mmap(file.fileno(), 0)
 
     def __getitem__(self, name: str) -> int:
-        return struct.unpack_from("<q", self._memory, 8 * self.FIELDS.index(name))[0]
+        return struct.unpack_from("q", self._memory, 8 * self.FIELDS.index(name))[0]
 
     def __setitem__(self, name: str, value: int) -> None:
-        struct.pack_into("<q", self._memory, 8 * self.FIELDS.index(name), value)
+        struct.pack_into("q", self._memory, 8 * self.FIELDS.index(name), value)
 
 
 class Fault(Exception):

@@ -44,6 +44,8 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowE
 _ANY_BYTES = 16 * 2**20
 _DEFLATE_RATIO = 1032
 
+_NPY_HEADER = 10_000  # bytes of the header of an .npy file that NumPy reads at most
+
 _KINDS = {"iu": "integers", "f": "floating-point numbers"}
 
 
@@ -94,6 +96,11 @@ def open_npy(function: str, path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{function}: {path}: expected a .npy file here, found {_what_is(path)}")
     try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+        # From version 2 of the format on the header's length has four bytes; NumPy makes room for it before it looks.
+        if start[:6] == b"\x93NUMPY" and start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _NPY_HEADER:
+            raise ValueError(f"a header of more than {_NPY_HEADER:,} bytes")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except MemoryError:
         raise
@@ -300,8 +307,9 @@ def load_coco_data(
     FileNotFoundError
         A file is missing.
     ValueError
-        A file is truncated or of another format, a dataset is missing or has the wrong rank or dtype, or an id points
-        outside the vocabulary or the images. The message names file, dataset and what was expected.
+        A file is truncated or of another format, a dataset is missing, has the wrong rank or dtype or values that are
+        not in its file, or an id points outside the vocabulary or the images. The message names file, dataset and what
+        was expected.
     """
     function = "load_coco_data"
     args = Arguments(function)

@@ -136,8 +136,9 @@ class CaptionData:
     FileNotFoundError
         A file is missing.
     ValueError
-        A file is truncated or of another format, a dataset is missing or has the wrong rank or dtype, or an id points
-        outside the vocabulary or the images. The message names file, dataset and what was expected.
+        A file is truncated or of another format, a dataset is missing, has the wrong rank or dtype or values that are
+        not in its file, or an id points outside the vocabulary or the images. The message names file, dataset and what
+        was expected.
 
     Examples
     --------

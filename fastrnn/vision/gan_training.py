@@ -498,11 +498,12 @@ class GANTrainer:
                 continue
             try:
                 with open_bounded(path) as file, Image.open(file) as image:
+                    if image.size != (GRID * gan.SIDE, GRID * gan.SIDE):
+                        continue
                     tiled = 255 - np.asarray(image.convert("L"))
             except Exception:  # what Pillow raises on damage depends on the format and on the place
                 continue
-            if tiled.shape == (GRID * gan.SIDE, GRID * gan.SIDE):
-                self.grids[int(number)] = _untiled(tiled)
+            self.grids[int(number)] = _untiled(tiled)
 
     def save(self) -> None:
         """Save a checkpoint in the run's folder.
@@ -734,12 +735,13 @@ def _load(path: Path) -> dict[str, Any]:
             f"{where}: expected a checkpoint, but the file is half-written, damaged or of another kind "
             f"({path.stat().st_size:,} bytes: {reason}); {_REMEDY}"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or not isinstance(state.get("format"), str) or state["format"] != FORMAT:
         raise ValueError(f"{where}: expected a checkpoint of `fastrnn gan`, got another file of PyTorch; {_REMEDY}")
-    if state.get("version") != VERSION:
+    version = state.get("version")
+    if type(version) is not int or version != VERSION:
+        got = version if isinstance(version, int) else type(version).__name__
         raise ValueError(
-            f"{where}: expected format version {VERSION}, got {state.get('version')}: another release of fastrnn wrote "
-            f"it; {_REMEDY}"
+            f"{where}: expected format version {VERSION}, got {got}: another release of fastrnn wrote it; {_REMEDY}"
         )
     types = {"config": dict, "data": dict, "step": int, "networks": dict, "optimizers": dict, "threads": int}
     for name, kind in types.items():
@@ -751,6 +753,8 @@ def _load(path: Path) -> dict[str, Any]:
         if type(data.get(name)) is not kind:
             got = type(data.get(name)).__name__
             raise ValueError(f"{where}: expected 'data.{name}' to be of type {kind.__name__}, got {got}; {_REMEDY}")
+    if not all(isinstance(path, str) for path in data["source"]):
+        raise ValueError(f"{where}: expected 'data.source' to hold the names of files; {_REMEDY}")
     return state
 
 
@@ -786,7 +790,7 @@ def _changed(path: Path, values: Mapping[str, Any], changes: Mapping[str, Any]) 
             raise TypeError(f"GANTrainer.resume: unknown option {name!r}; there are {', '.join(known)}")
     try:
         before = GANConfig(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: of tensors instead of numbers
         raise ValueError(f"GANTrainer.resume: {path}: its configuration cannot be used: {error}") from error
     config = replace(before, **changes)
     for name in known:
