@@ -4,6 +4,7 @@ Each function says what it saw in one line of JSON. `processes.alone` starts the
 """
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -484,8 +485,10 @@ def steady(backend, layer_of, warm, calls, leak=False):
 
     run(warm)
     refused_before, done_before = refused, done
+    gc.collect()
     before, blocks = resident(), sys.getallocatedblocks()
     run(done + calls)
+    gc.collect()
     say(
         calls=done - done_before,
         refused=refused - refused_before,
