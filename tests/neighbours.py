@@ -183,15 +183,16 @@ def pools(rounds):
 
 
 def cpu_time(rounds):
-    """CPU seconds over seconds while every library runs in turn, each held to one thread by the environment."""
+    """CPU time of the process over that of its main thread, while every library runs in turn, each held to one thread
+    by the environment."""
     calls = _neighbour_calls()
     for function in calls.values():
         function()
-    cpu, wall = time.process_time(), time.perf_counter()
+    process, thread = time.process_time(), time.thread_time()
     for _ in range(rounds):
         for function in calls.values():
             function()
-    say(ratio=(time.process_time() - cpu) / (time.perf_counter() - wall))
+    say(ratio=(time.process_time() - process) / (time.thread_time() - thread))
 
 
 def quiet(seconds):

@@ -127,10 +127,10 @@ def test_no_more_threads_than_were_asked_for(backend):
 
 
 @needs_linux
-def test_one_thread_each_is_one_processor(tmp_path):
-    """Of all libraries together, ours among them."""
+def test_one_thread_each_is_one_processor():
+    """Of all libraries together, ours among them: no other thread takes time."""
     said = alone(neighbours.cpu_time, 30 if LONG else 3, FASTRNN_NUM_THREADS="1", **ONE_THREAD_EACH)
-    assert said["ratio"] < 1.1
+    assert said["ratio"] < 1.05
     FIGURES["processors"] = said["ratio"]
 
 
