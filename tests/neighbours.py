@@ -4,6 +4,7 @@ Each function says what it saw in one line of JSON. `processes.alone` starts the
 """
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -182,15 +183,16 @@ def pools(rounds):
 
 
 def cpu_time(rounds):
-    """CPU seconds over seconds while every library runs in turn, each held to one thread by the environment."""
+    """CPU time of the process over that of its main thread, while every library runs in turn, each held to one thread
+    by the environment."""
     calls = _neighbour_calls()
     for function in calls.values():
         function()
-    cpu, wall = time.process_time(), time.perf_counter()
+    process, thread = time.process_time(), time.thread_time()
     for _ in range(rounds):
         for function in calls.values():
             function()
-    say(ratio=(time.process_time() - cpu) / (time.perf_counter() - wall))
+    say(ratio=(time.process_time() - process) / (time.thread_time() - thread))
 
 
 def quiet(seconds):
@@ -484,8 +486,10 @@ def steady(backend, layer_of, warm, calls, leak=False):
 
     run(warm)
     refused_before, done_before = refused, done
+    gc.collect()
     before, blocks = resident(), sys.getallocatedblocks()
     run(done + calls)
+    gc.collect()
     say(
         calls=done - done_before,
         refused=refused - refused_before,

@@ -96,7 +96,7 @@ def test_a_fork_while_another_thread_takes_memory_of_the_pool():
 
 
 @needs_fork
-@pytest.mark.parametrize("method, workers", [("fork", 2), also_long("forkserver", 2), also_long("spawn", 3)])
+@pytest.mark.parametrize("method, workers", [("fork", 2), also_long("forkserver", 2), also_long("spawn", 2)])
 def test_workers_of_a_data_loader_beside_their_parents_calls(method, workers):
     pytest.importorskip("torch")
     assert alone(neighbours.loads, method, workers, seconds=120) == {"batches": 6, "wrong": 0}
@@ -127,10 +127,10 @@ def test_no_more_threads_than_were_asked_for(backend):
 
 
 @needs_linux
-def test_one_thread_each_is_one_processor(tmp_path):
-    """Of all libraries together, ours among them."""
+def test_one_thread_each_is_one_processor():
+    """Of all libraries together, ours among them: no other thread takes time."""
     said = alone(neighbours.cpu_time, 30 if LONG else 3, FASTRNN_NUM_THREADS="1", **ONE_THREAD_EACH)
-    assert said["ratio"] < 1.1
+    assert said["ratio"] < 1.05
     FIGURES["processors"] = said["ratio"]
 
 
@@ -288,9 +288,8 @@ def test_memory_is_steady_over_calls_of_random_sizes(backend, layer_of, leak):
     warm, calls = (6_000, 10_000) if LONG and not leak else (150, 400)
     said = alone(neighbours.steady, backend, layer_of, warm, calls, leak, seconds=300, **EVERY_ARRAY_COUNTS)
     assert said["calls"] >= calls and said["refused"] > calls / 8
-    few = (
-        0.2 if calls > 400 else 15
-    )  # objects of Python a call: in short, what was worked out for each size is not all there
+    # Objects of Python that a call may leave; the short form ends before all is there that is kept for each size.
+    few = 0.5 if calls > 400 else 15
     steady = said["bytes"] < 6 << 20 and said["blocks"] < few * said["calls"]
     assert steady is not leak, said
     if not leak:
