@@ -15,10 +15,12 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery benchmarks docs docs-check docs-links instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda documents evidence clean
+.PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
+	accuracy benchmarks docs docs-check docs-links instructions guard cuda-report test-gpu bench-gpu dist dist-check \
+	dist-cuda fuzz-files documents evidence neighbours clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## train an image captioner for a minute, show captions, accuracy and speed
 	@$(BIN)/fastrnn demo
@@ -27,6 +29,10 @@ test: lint ## linters, formatters, types, every kernel against the oracle, all t
 	@$(BIN)/fastrnn check
 	@$(BIN)/python -m pytest
 	@FASTRNN_CUDA_ON_HOST=1 $(BIN)/python -m pytest $(wildcard tests/test_cuda_*.py)
+
+fuzz: $(INSTALLED) ## random arguments of every function, EXAMPLES= for each (1000); prints the seed, again with SEED=
+	@seed=$(or $(SEED),$$(date +%s)); echo "make fuzz EXAMPLES=$(or $(EXAMPLES),1000) SEED=$$seed"; \
+		FASTRNN_FUZZ=$(or $(EXAMPLES),1000) $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=$$seed
 
 # From a copy of the sources: neither the installed kernels nor what CMake remembers of them is touched.
 emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, built apart, against the oracle
@@ -42,6 +48,15 @@ emulate-amx: $(INSTALLED) ## kernels for AMX with its instructions emulated, bui
 		FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m fastrnn check --backend cpu --precision $$precision || exit 1; \
 	done
 	@cd $(EMULATED)/site && FASTRNN_ISA=amx $(CURDIR)/$(BIN)/python -m pytest -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/test_precision.py
+
+sanitize: $(INSTALLED) ## the C++ kernels, built apart, under gcc's sanitizers: their tests, and every case; records what it found
+	@$(BIN)/python .ci/sanitize.py
+
+sanitize-address: $(INSTALLED) ## of these the tests under AddressSanitizer and UndefinedBehaviorSanitizer: the short part
+	@$(BIN)/python .ci/sanitize.py address
+
+sanitize-thread: $(INSTALLED) ## of these the tests under ThreadSanitizer
+	@$(BIN)/python .ci/sanitize.py thread
 
 lint: $(INSTALLED) ## linters, formatters and type checker; nothing is changed
 	@$(BIN)/ruff check .
@@ -62,6 +77,9 @@ readme: $(INSTALLED) ## write the speed table of README.md anew from bench/resul
 
 gallery: $(INSTALLED) ## run the commands of the visual systems as they are; write docs/gallery.md and its pictures
 	@$(BIN)/python docs/build_gallery.py
+
+accuracy: $(INSTALLED) ## hold every kernel, and PyTorch, against exact results where rounding hurts; write docs/accuracy.md
+	@$(BIN)/python bench/accuracy.py
 
 benchmarks: $(INSTALLED) ## write docs/benchmarks.md and its pictures anew from bench/results.csv
 	@$(BIN)/python docs/build_benchmarks.py
@@ -110,11 +128,18 @@ dist-check: ## try them in new environments where nothing can be compiled; write
 dist-cuda: ## where nvcc is: a wheel with the CUDA kernels too, into dist/cuda; FASTRNN_CUDA_ARCHITECTURES= for less than all
 	@$(PYTHON) .ci/packages.py cuda
 
+fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by libFuzzer's coverage guidance
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q 'atheris>=2.3'
+	@$(BIN)/python -m fuzz_files --record
+
 documents: $(INSTALLED) ## run every code block of the documents, and provoke every message that they explain
 	@$(BIN)/python tests/documents.py
 
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py
+
+neighbours: $(INSTALLED) ## long form of the tests of processes, threads, other pools, signals and little memory
+	@FASTRNN_NEIGHBOURS=long $(BIN)/python -m pytest tests/test_neighbours.py
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist *.egg-info fastrnn/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

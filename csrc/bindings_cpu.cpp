@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "cpu/isa.h"
 #include "cpu/team.h"
@@ -16,6 +17,27 @@ namespace py = pybind11;
 
 namespace fastrnn {
 namespace {
+
+// The GIL, given back while a kernel runs. pybind11's own guard ends the process if the interpreter shuts down
+// meanwhile: Python up to 3.13 then ends each thread that asks for the GIL, by unwinding its stack, which a destructor
+// may not let through. Such a thread, a daemon's, waits here for the end of the process, as Python 3.14 lets it do by
+// itself.
+class WithoutGil {
+  public:
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    WithoutGil(const WithoutGil&) = delete;
+    WithoutGil& operator=(const WithoutGil&) = delete;
+    ~WithoutGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+
+  private:
+    PyThreadState* state_;
+};
 
 using Array = py::array;
 using Optional = py::object;  // an array or None
@@ -96,7 +118,7 @@ void rnn_forward(Array x, Array h0, Array Wx, Array Wh, Array b, Optional length
         const auto b_ = vec<T>(b);
         T *h_ = output<T>(h), *h_n_ = output<T>(h_n), *reserve_ = output<T>(reserve),
           *workspace_ = output<T>(workspace);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::rnn_forward(s, x_, h0_, Wx_, Wh_, b_, h_, h_n_, reserve_, workspace_);
     });
 }
@@ -111,7 +133,7 @@ void rnn_backward(Array dh, Optional dh_n, Array x, Array h0, Array Wx, Array Wh
         const T* reserve_ = pointer<T>(reserve);
         T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *db_ = output<T>(db);
         const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::rnn_backward(s, dh_, dh_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dWx_, dWh_, db_);
     });
 }
@@ -128,7 +150,7 @@ void lstm_forward(Array x, Array h0, Optional c0, Array Wx, Array Wh, Array b, O
         const auto b_ = vec<T>(b);
         T *h_ = output<T>(h), *h_n_ = output<T>(h_n), *c_n_ = output<T>(c_n), *reserve_ = output<T>(reserve),
           *workspace_ = output<T>(workspace);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::lstm_forward(s, x_, h0_, c0_, Wx_, Wh_, b_, h_, h_n_, c_n_, reserve_, workspace_);
     });
 }
@@ -149,7 +171,7 @@ void lstm_backward(Array dh, Optional dh_n, Optional dc_n, Array x, Array h0, Op
         const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
         if (swapped && ((dWx_.row != 1 && x.shape(2) > 1) || (dWh_.row != 1 && h0.shape(1) > 1)))
             throw py::type_error("fastrnn._cpu: lstm_backward_ifgo: dWx and dWh must have a row stride of 1");
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::lstm_backward(s, dh_, dh_n_, dc_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dc0_, dWx_, dWh_, db_);
     });
 }
@@ -164,7 +186,7 @@ void gru_forward(Array x, Array h0, Array Wx, Array Wh, Array b, Optional bh, Op
         const auto b_ = vec<T>(b), bh_ = optional_vec<T>(bh);
         T *h_ = output<T>(h), *h_n_ = output<T>(h_n), *reserve_ = output<T>(reserve),
           *workspace_ = output<T>(workspace);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::gru_forward(s, x_, h0_, Wx_, Wh_, b_, bh_, h_, h_n_, reserve_, workspace_);
     });
 }
@@ -181,7 +203,7 @@ void gru_backward(Array dh, Optional dh_n, Array x, Array h0, Array Wx, Array Wh
         T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dh0_ = output<T>(dh0), *db_ = output<T>(db),
           *dbh_ = output<T>(dbh);
         const auto dWx_ = result<T>(dWx), dWh_ = result<T>(dWh);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::gru_backward(s, dh_, dh_n_, Wx_, Wh_, reserve_, workspace_, dx_, dh0_, dWx_, dWh_, db_, dbh_);
     });
 }
@@ -193,7 +215,7 @@ void word_embedding_forward(Array ids, Array W, Array out) {
         const auto W_ = matrix<T>(W);
         T* out_ = output<T>(out);
         const Index n = ids.shape(0), D = W.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::word_embedding_forward(n, D, ids_, W_, out_);
     });
 }
@@ -206,7 +228,7 @@ void word_embedding_backward(Array ids, Array dout, Array workspace, Array dW, b
         T* dW_ = output<T>(dW);
         Index* workspace_ = output<Index>(workspace);
         const Index n = ids.shape(0), V = dW.shape(0), D = dW.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::word_embedding_backward(n, V, D, ids_, dout_, workspace_, dW_, to.row, to.col, add);
     });
 }
@@ -215,7 +237,7 @@ Index word_embedding_sort(Array ids, Index V, Index D, Index itemsize, Array wor
     const auto ids_ = vec<Index>(ids);
     Index* workspace_ = output<Index>(workspace);
     const Index n = ids.shape(0);
-    py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     return cpu::word_embedding_sort(n, V, D, itemsize, ids_, workspace_);
 }
 
@@ -226,7 +248,7 @@ void word_embedding_sparse(Array dout, Index V, Array workspace, Array rows, Arr
         Index *workspace_ = output<Index>(workspace), *rows_ = output<Index>(rows);
         T* values_ = output<T>(values);
         const Index n = dout.shape(0), D = values.shape(1), k = values.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::word_embedding_sparse(n, V, D, dout_, workspace_, k, rows_, values_);
     });
 }
@@ -243,7 +265,7 @@ void affine_forward(Array x, Array w, Array b, Array workspace, Array out) {
         const auto b_ = vec<T>(b);
         T *workspace_ = output<T>(workspace), *out_ = output<T>(out);
         const Index N = x.shape(0), D = x.shape(1), M = w.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::affine_forward(N, D, M, x_, w_, b_, workspace_, out_);
     });
 }
@@ -254,7 +276,7 @@ void affine_backward(Array dout, Array x, Array w, Array workspace, Array dx, Ar
         const auto dout_ = matrix<T>(dout), x_ = matrix<T>(x), w_ = matrix<T>(w);
         T *workspace_ = output<T>(workspace), *dx_ = output<T>(dx), *dw_ = output<T>(dw), *db_ = output<T>(db);
         const Index N = x.shape(0), D = x.shape(1), M = w.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::affine_backward(N, D, M, dout_, x_, w_, workspace_, dx_, dw_, db_);
     });
 }
@@ -268,7 +290,7 @@ void temporal_softmax_loss(Array x, Array y, Array mask, Index count, Array row_
         double* row_loss_ = output<double>(row_loss);
         T* dx_ = output<T>(dx);
         const Index R = x.shape(0), V = x.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::temporal_softmax_loss(R, V, x_, y_, mask_, count, row_loss_, dx_);
     });
 }
@@ -292,7 +314,7 @@ void vocab_softmax_loss(Array h, Array W, Array b, Array y, Array mask, Array wo
         const auto dW_ = result<T>(dW);
         T *workspace_ = output<T>(workspace), *dh_ = output<T>(dh), *db_ = output<T>(db);
         const Index N = h.shape(0), steps = h.shape(1), H = h.shape(2), V = W.shape(1);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::vocab_softmax_loss(N, steps, H, V, h_, W_, b_, y_, mask_, workspace_, loss_, dh_, dW_, db_);
     });
 }
@@ -308,7 +330,7 @@ void gram_matrix(Array f, double scale, Array workspace, Array g) {
         const auto f_ = cube<T>(f);
         T *workspace_ = output<T>(workspace), *g_ = output<T>(g);
         const Index N = f.shape(0), C = f.shape(1), P = f.shape(2);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::gram_matrix(N, C, P, f_, scale, workspace_, g_);
     });
 }
@@ -319,7 +341,7 @@ void gram_backward(Array dg, Array f, double scale, Array workspace, Array df) {
         const auto dg_ = cube<T>(dg), f_ = cube<T>(f), to = cube<T>(df);
         T *workspace_ = output<T>(workspace), *df_ = output<T>(df);
         const Index N = f.shape(0), C = f.shape(1), P = f.shape(2);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::gram_backward(N, C, P, dg_, f_, scale, workspace_, df_, to.s0, to.s1, to.s2);
     });
 }
@@ -330,7 +352,7 @@ void squared_distance(Array a, Array b, Array partial) {
         const auto a_ = vec<T>(a), b_ = vec<T>(b);
         double* partial_ = output<double>(partial);
         const Index n = a.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::squared_distance(n, a_, b_, partial_);
     });
 }
@@ -341,7 +363,7 @@ void scaled_difference(Array a, Array b, double scale, Array out) {
         const auto a_ = vec<T>(a), b_ = vec<T>(b);
         T* out_ = output<T>(out);
         const Index n = a.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::scaled_difference(n, a_, b_, scale, out_);
     });
 }
@@ -352,7 +374,7 @@ void tv_loss(Array img, Array partial) {
         const auto img_ = cube<T>(img);
         double* partial_ = output<double>(partial);
         const Index P = img.shape(0), H = img.shape(1), W = img.shape(2);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::tv_loss(P, H, W, img_, partial_);
     });
 }
@@ -363,7 +385,7 @@ void tv_loss_backward(Array img, double scale, Array dimg) {
         const auto img_ = cube<T>(img);
         T* dimg_ = output<T>(dimg);
         const Index P = img.shape(0), H = img.shape(1), W = img.shape(2);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::tv_loss_backward(P, H, W, img_, scale, dimg_);
     });
 }
@@ -374,7 +396,7 @@ void sgd(Array w, Array dw, double lr, Array out) {
         const T *w_ = pointer<T>(w), *dw_ = pointer<T>(dw);
         T* out_ = output<T>(out);
         const Index n = w.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::sgd(n, w_, dw_, lr, out_);
     });
 }
@@ -385,7 +407,7 @@ void sgd_momentum(Array w, Array dw, Array v, double lr, double momentum, Array 
         const T *w_ = pointer<T>(w), *dw_ = pointer<T>(dw), *v_ = pointer<T>(v);
         T *out_ = output<T>(out), *v_out_ = output<T>(v_out);
         const Index n = w.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::sgd_momentum(n, w_, dw_, v_, lr, momentum, out_, v_out_);
     });
 }
@@ -396,7 +418,7 @@ void rmsprop(Array w, Array dw, Array cache, double lr, double decay, double eps
         const T *w_ = pointer<T>(w), *dw_ = pointer<T>(dw), *cache_ = pointer<T>(cache);
         T *out_ = output<T>(out), *cache_out_ = output<T>(cache_out);
         const Index n = w.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::rmsprop(n, w_, dw_, cache_, lr, decay, epsilon, out_, cache_out_);
     });
 }
@@ -408,7 +430,7 @@ void adam(Array w, Array dw, Array m, Array v, double lr, double beta1, double b
         const T *w_ = pointer<T>(w), *dw_ = pointer<T>(dw), *m_ = pointer<T>(m), *v_ = pointer<T>(v);
         T *out_ = output<T>(out), *m_out_ = output<T>(m_out), *v_out_ = output<T>(v_out);
         const Index n = w.shape(0);
-        py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         cpu::adam(n, w_, dw_, m_, v_, lr, beta1, beta2, epsilon, t, out_, m_out_, v_out_);
     });
 }
@@ -426,7 +448,7 @@ double measure_peak(const std::string& dtype, int threads) {
     const bool single = dtype == "float32";
     if (!single && dtype != "float64")
         throw py::value_error("measure_peak: argument 'dtype' must be 'float32' or 'float64', got '" + dtype + "'");
-    py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     const auto loop = [&](Index rounds) {
         return single ? cpu::table<float>().peak(rounds) : cpu::table<double>().peak(rounds);
     };

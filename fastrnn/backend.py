@@ -411,6 +411,14 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1. The default is the number of CPUs that this process may use, or ``FASTRNN_NUM_THREADS``.
+
+    Notes
+    -----
+    The threads are one team, which sleeps between calls. A call that finds it at work for another Python thread runs on
+    its own thread alone, and so does one to which the system gives no more threads; the child of a fork makes its own.
+
+    A kernel runs to its end: what Ctrl-C and other signals raise in Python is raised after it, its results are lost,
+    and the next call is as any other. Threads of the team take no signals, so that a program can wait for one.
     """
     global _threads
     if isinstance(n, bool) or not hasattr(n, "__index__"):

@@ -57,38 +57,56 @@ class _Pool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._blocks: list[np.ndarray] = []  # the longest unused first
-        self._spans: list[tuple[int, int]] = []  # of each block: its bytes, and the first that starts a cache line
-        self._lock = threading.Lock()
+        # The longest unused first: bytes, the first that starts a cache line, and the block. One list, so that no
+        # signal handler that raises, as that of Ctrl-C does, can leave a half of an entry behind.
+        self._entries: list[tuple[int, int, np.ndarray]] = []
+        # Taken again by a signal handler or a finalizer that calls a kernel while this very thread is in here.
+        self._lock = threading.RLock()
+        self._taking = False
         # How many references a block has that only the list holds differs between versions of Python: it is measured.
-        self._blocks.append(np.empty(1, np.uint8))
+        self._entries.append((1, 0, np.empty(1, np.uint8)))
         self._free = self._references(0)
-        self._blocks.clear()
+        self._entries.clear()
 
     def _references(self, i: int) -> int:
-        return sys.getrefcount(self._blocks[i])
+        return sys.getrefcount(self._entries[i][2])
 
     def take(self, size: int) -> tuple[np.ndarray, int]:
         """A block that nobody else refers to, and where in it `size` bytes begin on a cache line."""
         size += ALIGNMENT
-        if size < _SMALL or size > self.limit or not _COUNTS_REFERENCES:
+        if size < _SMALL or not _COUNTS_REFERENCES:
             return _fresh(size)
         with self._lock:
-            most = size * 3 // 2  # at most a third of a block is wasted
-            for i, (held, start) in enumerate(self._spans):
-                if size <= held <= most and self._references(i) == self._free:
-                    block = self._blocks.pop(i)
-                    self._blocks.append(block)
-                    self._spans.append(self._spans.pop(i))
-                    return block, start
+            if self._taking:
+                return _fresh(size)
+            self._taking = True
+            try:
+                return self._take(size)
+            finally:
+                self._taking = False
+
+    def _take(self, size: int) -> tuple[np.ndarray, int]:
+        most = size * 3 // 2  # at most a third of a block is wasted
+        for i, entry in enumerate(self._entries):
+            if size <= entry[0] <= most and self._references(i) == self._free:
+                self._entries.append(self._entries.pop(i))
+                return entry[2], entry[1]
+        try:
             block, start = _fresh(size)
-            self._blocks.append(block)
-            self._spans.append((size, start))
-            total = sum(held for held, _ in self._spans)
+        except MemoryError:
+            self._drop_free()
+            block, start = _fresh(size)
+        if size <= self.limit:
+            self._entries.append((size, start, block))
+            total = sum(entry[0] for entry in self._entries)
             while total > self.limit:
-                total -= self._spans.pop(0)[0]
-                self._blocks.pop(0)
-            return block, start
+                total -= self._entries.pop(0)[0]
+        return block, start
+
+    def _drop_free(self) -> None:
+        for i in reversed(range(len(self._entries))):
+            if self._references(i) == self._free:
+                del self._entries[i]
 
 
 def _fresh(size: int) -> tuple[np.ndarray, int]:
@@ -115,6 +133,16 @@ def _pool_limit() -> int:
 
 
 _pool = _Pool(_pool_limit())
+
+
+def _forget() -> None:
+    """The child of a fork has none of the threads that may have been taking a block: it begins with no blocks."""
+    global _pool
+    _pool = _Pool(_pool.limit)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def buffer(count: int, dtype: np.dtype | type) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,7 +13,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_dir", "deferred_signals", "log_line", "log_records", "replaced", "write_whole"]
+__all__ = [
+    "cache_dir",
+    "deferred_signals",
+    "json_value",
+    "log_line",
+    "log_records",
+    "open_bounded",
+    "replaced",
+    "write_whole",
+]
 
 _CHUNK = 1 << 24  # bytes handed to the operating system at a time
 
@@ -81,6 +91,28 @@ def replaced(path: Path, suffix: str = ".part") -> Iterator[Path]:
             aside.unlink()
 
 
+class _Bounded(io.BufferedReader):
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def open_bounded(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file to read bytes of which never more are asked for than there are.
+
+    Python makes room for all that a reader asks for before it reads, and readers ask for what a header announces.
+    """
+    return _Bounded(io.FileIO(path))
+
+
+def json_value(text: str) -> Any:
+    """What JSON text says. Whatever is wrong with it is a ValueError, brackets that are nested too deeply too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def log_line(record: dict[str, Any]) -> str:
     """A record as a line of a log."""
     return json.dumps(record) + "\n"
@@ -93,7 +125,7 @@ def log_records(path: Path, step: int) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            record = json.loads(line)
+            record = json_value(line)
             if isinstance(record, dict) and type(record.get("step")) is int and record["step"] <= step:
                 records.append(record)
     return records

@@ -1,7 +1,9 @@
 """What tests of several processes have in common: starting them, what they say, and what they train on."""
 
+import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -89,6 +91,47 @@ def outcome(started, codes=(0,), seconds=60):
             process.kill()
             process.join()
     return said
+
+
+def call_of(function, *arguments):
+    """The command for a new interpreter that calls `function`, of a module beside this one, and what its environment
+    needs beside this process's."""
+    path = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    text = f"import {function.__module__} as module; module.{function.__name__}(*{arguments!r})"
+    return [sys.executable, "-X", "faulthandler", "-c", text], {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def alone(function, *arguments, seconds=60, code=0, stack=None, **variables):
+    """What `function`, of a module beside this one, says in a new interpreter: its last line, which is JSON.
+
+    Parameters
+    ----------
+    function : callable
+        It is found by its module and name; `arguments` are written out.
+    seconds : float
+        In which it must have ended.
+    code : int
+        How it must end; -n: by signal n.
+    stack : int, optional
+        Bytes that each thread's stack takes.
+    **variables
+        Of its environment, beside this process's.
+    """
+    command, path = call_of(function, *arguments)
+    if stack is not None:
+        command = ["/bin/sh", "-c", f'ulimit -s {stack // 1024} && exec "$0" "$@"', *command]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env=os.environ | path | variables,
+    )
+    what = f"{function.__name__}{arguments}: exit code {done.returncode}\n{done.stderr[-3000:]}"
+    assert done.returncode == code, what
+    assert not done.stderr or code, what
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_data(folder, images=60, captions=90, dim=8, words=20, length=7):

@@ -41,7 +41,7 @@ def test_a_block_is_used_again_only_when_it_is_free(pool):
 def test_the_pool_is_bounded(pool):
     rng = np.random.default_rng(0)
     kept = [cache.buffer(int(rng.integers(1, 3 << 20)), np.float32) for _ in range(20)]
-    assert sum(block.nbytes for block in pool._blocks) <= pool.limit
+    assert sum(block.nbytes for _, _, block in pool._entries) <= pool.limit
     for array in kept:  # what was dropped from the pool still belongs to its holders
         array[:] = 1
     assert all((array == 1).all() for array in kept)

@@ -1,5 +1,6 @@
 """What the documents say is so."""
 
+import code
 import re
 import subprocess
 import sys
@@ -31,11 +32,11 @@ NEEDED = {
 
 
 def test_the_code_of_the_readme_is_short(capsys):
-    code = next(block.text for block in BLOCKS[ROOT / "README.md"] if block.kind == "python")
-    lines = [line for line in code.splitlines() if line.strip()]
+    text = next(block.text for block in BLOCKS[ROOT / "README.md"] if block.kind == "python")
+    lines = [line for line in text.splitlines() if line.strip()]
     assert len(lines) <= 10
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(text, "README.md", "exec"), names)
     assert capsys.readouterr().out.strip() == fastrnn.available_backends()[0]
     assert names["dWx"].shape == (256, 2048) and names["dh0"].shape == (25, 512)
 
@@ -57,6 +58,25 @@ def test_the_code_of_a_page_runs(path, monkeypatch, tmp_path, restored):
             documents.run_python(block, names)
         elif block.is_run:
             documents.run_console(block, tmp_path)
+
+
+def test_the_tutorial_can_be_pasted_into_a_prompt():
+    """Where a blank line ends a function, and a statement after a block needs one before it."""
+    for block in BLOCKS[ROOT / "docs" / "tutorial.md"]:
+        if block.is_run and block.kind == "python":
+            assert _pasted(block.text), f"{block} cannot be pasted"
+    assert not _pasted("def f():\n    a = 1\n\n    return a\n")
+    assert not _pasted("for i in range(2):\n    print(i)\nprint(3)\n")
+
+
+def _pasted(text):
+    """Whether a Python prompt takes the lines; nothing is run."""
+    prompt, wrong = code.InteractiveConsole(), []
+    prompt.runcode = lambda compiled: None
+    prompt.showsyntaxerror = lambda *names, **more: wrong.append(names)
+    for line in [*text.splitlines(), ""]:
+        prompt.push(line)
+    return not wrong
 
 
 @pytest.fixture

@@ -149,6 +149,17 @@ def test_images_without_pixels(backend, shape):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("row", [0, 1, 3])
+def test_an_infinite_pixel_pulls_on_its_neighbours_alone(backend, row):
+    """At the border, where no neighbour is, nothing is taken from it: infinity less infinity would be NaN."""
+    img = np.ones((1, 1, 4, 5))
+    img[0, 0, row, 2] = np.inf
+    with fastrnn.backend(backend):
+        assert np.array_equal(fastrnn.tv_loss_backward(img, 0.5), reference.tv_loss_backward(img, 0.5), equal_nan=True)
+        assert not np.isnan(fastrnn.tv_loss_backward(img, 0.5)).any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("function", ["style_loss", "style_loss_backward"])
 def test_style_features_without_pixels_are_named(backend, function):
     features = [np.ones((1, 2, 3, 4)), np.ones((1, 2, 3, 0))]

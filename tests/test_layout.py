@@ -44,6 +44,7 @@ GRID = {
         "bench_{}.py",
         {
             "__init__.py",
+            "accuracy.py",
             "bench_captioner.py",
             "bench_style.py",
             "bench_torch.py",
@@ -58,7 +59,16 @@ GRID = {
     "tests": (
         "tests",
         "test_{}.py",
-        {"documents.py", "fake_device.py", "full_disk.py", "harness.py", "processes.py", "recurrent.py"},
+        {
+            "documents.py",
+            "fake_device.py",
+            "faulty_readers.py",
+            "full_disk.py",
+            "harness.py",
+            "neighbours.py",
+            "processes.py",
+            "recurrent.py",
+        },
     ),
 }
 EMPTY_CELLS = {

@@ -97,9 +97,30 @@ def test_masked_steps_of_the_vocabulary_loss_count_for_nothing(backend):
     a = vocabulary_problem()
     results = fastrnn.vocab_softmax_loss(**a)
     assert not results[1][~a["mask"]].any() and results[1][a["mask"]].all()
-    a["h"][~a["mask"]], a["y"][~a["mask"]] = 1e3, 10**6
-    for result, again in zip(results, fastrnn.vocab_softmax_loss(**a), strict=True):
-        assert np.array_equal(result, again)
+    for anything in (1e3, np.inf, np.nan):
+        a["h"][~a["mask"]], a["y"][~a["mask"]] = anything, 10**6
+        for result, again in zip(results, fastrnn.vocab_softmax_loss(**a), strict=True):
+            assert np.array_equal(result, again)
+
+
+def test_where_all_is_masked_weights_that_are_not_finite_do_not_matter(backend):
+    a = vocabulary_problem()
+    a["mask"][:] = False
+    a["W"][0], a["b"][1] = np.nan, np.inf
+    for result in fastrnn.vocab_softmax_loss(**a):
+        assert not np.any(result)
+
+
+def test_lists_without_words(backend):
+    """Of an empty list NumPy makes floats; that it holds no integers is nobody's mistake."""
+    loss, dx = fastrnn.temporal_softmax_loss(np.ones((2, 0, 5)), [[], []], np.ones((2, 0), bool))
+    assert loss == 0 and dx.shape == (2, 0, 5)
+    loss, dh, dW, db = fastrnn.vocab_softmax_loss(
+        np.ones((2, 0, 4)), np.ones((4, 5)), np.ones(5), [[], []], np.ones((2, 0), bool)
+    )
+    assert loss == 0 and dh.shape == (2, 0, 4) and not dW.any() and not db.any()
+    with complains(TypeError, "temporal_softmax_loss", "'y'", "integers", "float64"):
+        fastrnn.temporal_softmax_loss(np.ones((2, 0, 5)), np.ones((2, 0)), np.ones((2, 0), bool))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32])

@@ -1,9 +1,8 @@
-"""Threads of the kernels: one result whatever their number, many callers at once, fork, and quiet after return."""
+"""Threads of the kernels: one result whatever their number, quiet after return, and what hands them their work."""
 
 import contextlib
 import gc
-import multiprocessing
-import os
+import signal
 import threading
 import time
 import weakref
@@ -70,48 +69,6 @@ def test_what_blas_does_with_its_threads_is_not_told():
         assert fastrnn.last_backend().threads == 0
 
 
-def test_many_python_threads_at_once(backend):
-    fastrnn.set_num_threads(2)
-    work = [layer(seed) for seed in range(8)]
-    expected = [run(*each) for each in work]
-    wrong = []
-
-    def loop(i):
-        with fastrnn.backend(backend):  # which the fixture set for its own thread alone
-            for _ in range(5):
-                got = run(*work[i])
-                if not all(np.array_equal(a, b) for a, b in zip(expected[i], got, strict=True)):
-                    wrong.append(i)
-
-    threads = [threading.Thread(target=loop, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
-def _child(connection, inputs, dh):
-    connection.send(run(inputs, dh))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_fork_after_use(backend):
-    fastrnn.set_num_threads(2)
-    inputs, dh = layer()
-    expected = run(inputs, dh)
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=_child, args=(there, inputs, dh))
-    process.start()
-    assert here.poll(30), "the child hangs"
-    for a, b in zip(expected, here.recv(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    process.join(10)
-    assert process.exitcode == 0
-
-
 def test_threads_sleep_after_return(backend):
     fastrnn.set_num_threads(2)
     run(*layer())
@@ -172,6 +129,33 @@ def test_an_error_in_a_part_is_the_callers_and_the_others_finish_first(team, gui
     ran = []
     team.run(2, lambda part, parts: ran.append(part))
     assert sorted(ran) == [0, 1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals on this system")
+def test_what_a_signal_handler_raises_is_raised_when_the_parts_have_ended(team):
+    """Or they would write into arrays that the program has back."""
+    finished = []
+
+    def work(part, parts):
+        if part > 0:
+            time.sleep(0.3)
+            finished.append(part)
+
+    def interrupt(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(InterruptedError):
+            team.run(3, work)
+        assert sorted(finished) == [1, 2]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    ran = []
+    team.run(3, lambda part, parts: ran.append(part))
+    assert sorted(ran) == [0, 1, 2]
 
 
 def test_a_caller_that_finds_the_team_at_work_does_its_parts_itself(team):

@@ -124,6 +124,10 @@ struct Simd {
             for (int i = 0; i < W; ++i) a.v[i] += b.v[i];
             return a;
         }
+        friend IntRaw operator<<(IntRaw a, int n) {
+            for (int i = 0; i < W; ++i) a.v[i] <<= n;
+            return a;
+        }
         friend IntRaw operator>>(IntRaw a, int n) {
             for (int i = 0; i < W; ++i) a.v[i] >>= n;
             return a;
@@ -327,7 +331,7 @@ FASTRNN_INLINE S log(S x) {
     const S y = S::where_less(a, least, a * S::all(C::denormal_scale), a);
     // The exponent, as if sqrt(1/2) had the mantissa 0.
     const auto k = (y.bits() - S::all(T(0.70710678118654752)).bits()) >> Bits<T>::mantissa;
-    const auto whole = S::power_of_two(k).bits() - S::all(1).bits();
+    const auto whole = k << Bits<T>::mantissa;  // not by way of 2^k, whose bits overflow if x is NaN
     const S f = S::from_bits(y.bits() - whole) - S::all(1);
     // To a floating-point number by way of the low bits of one that is large enough.
     const S shift = S::all(E::to_nearest);

@@ -8,6 +8,7 @@
 
 #if !defined(_WIN32)
 #include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__linux__)
 #include <sched.h>
@@ -67,6 +68,28 @@ void perform(void (*work)(void*, const Worker&), void* context, const Worker& w)
     if (isa().leave) isa().leave();
 }
 
+// While it lives, threads that this thread starts take none of the process's signals: those are for the threads of the
+// program. One that waits for a signal (sigwait, signalfd) blocks it in its own threads, and a worker that did not
+// would be handed it instead, and end the process. What a thread's own faults raise is left, and what profilers count
+// with.
+class SignalsBlocked {
+  public:
+#if defined(_WIN32)
+    SignalsBlocked() {}
+#else
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        for (int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) sigdelset(&all, own);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_;
+#endif
+};
+
 std::atomic<int> wanted_threads{1};
 thread_local int last_used = 1;
 
@@ -121,16 +144,17 @@ struct Team {
         if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished.notify_one();
     }
 
-    // False if the operating system gives no more threads.
-    bool grow(int threads) {
-        try {
-            while (static_cast<int>(workers.size()) + 1 < threads) {
-                workers.emplace_back([this] { loop(); });
+    // Threads that there are for a piece of work, the caller's among them: fewer than asked for if the operating system
+    // gives no more.
+    int grow(int threads) {
+        if (static_cast<int>(workers.size()) + 1 < threads) {
+            const SignalsBlocked blocked;
+            try {
+                while (static_cast<int>(workers.size()) + 1 < threads) workers.emplace_back([this] { loop(); });
+            } catch (...) {  // std::system_error, or no memory for the list
             }
-        } catch (...) {
-            return false;
         }
-        return true;
+        return std::min(threads, static_cast<int>(workers.size()) + 1);
     }
 
     void run(int threads, void (*f)(void*, const Worker&), void* c) {
@@ -221,7 +245,7 @@ void run(int threads, void (*work)(void*, const Worker&), void* context) {
     if (threads > 1) {
         Team& t = the_team();
         std::unique_lock<std::mutex> lock(t.busy, std::try_to_lock);
-        if (lock.owns_lock() && t.grow(threads)) {
+        if (lock.owns_lock() && (threads = t.grow(threads)) > 1) {
             last_used = threads;
             t.run(threads, work, context);
             return;

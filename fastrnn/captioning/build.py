@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -26,6 +25,7 @@ from fastrnn.captioning.data import (
     write_features,
 )
 from fastrnn.checks import Arguments
+from fastrnn.runs import json_value
 
 __all__ = ["SPECIAL_WORDS", "BuildSummary", "build_coco_data", "tokenize"]
 
@@ -166,7 +166,7 @@ def build_coco_data(
             named = _read_names(f"{split}_images", names, features[split])
         texts[split], image_idxs = [], []
         for where, image, text in _read_captions(f"{split}_captions", captions):
-            image_idxs.append(_row_of(where, image, rows, named, split))
+            image_idxs.append(_row_of(where, image, rows, named, f"{split}_images ({_name(names)})", split))
             texts[split].append(text)
         if not texts[split]:
             raise args.fail(ValueError, f"{split}_captions", "hold captions", f"none in {_name(captions)}")
@@ -298,11 +298,11 @@ def _read_names(argument: str, names: Any, features: _Features) -> dict[str, int
     return rows
 
 
-def _row_of(where: str, image: Any, rows: int, named: dict[str, int] | None, split: str) -> int:
+def _row_of(where: str, image: Any, rows: int, named: dict[str, int] | None, listed: str, split: str) -> int:
     """The row of the features that an image of a caption stands for."""
     if isinstance(image, str) and named is not None:
         if image not in named:
-            raise ValueError(f"{_FUNCTION}: {where}: expected a name in {split}_images, got {image!r}")
+            raise ValueError(f"{_FUNCTION}: {where}: expected a name in {listed}, got {image!r}")
         return named[image]
     try:
         row = int(image)  # in CSV files rows are text, too
@@ -346,8 +346,8 @@ def _from_json_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
             continue
         where = f"{path}, line {number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = json_value(line)
+        except ValueError as error:
             raise ValueError(f"{_FUNCTION}: {where}: expected JSON, but {error}") from error
         if not isinstance(entry, dict) or not {"image", "caption"} <= entry.keys():
             raise ValueError(f'{_FUNCTION}: {where}: expected {{"image": …, "caption": …}}, got {line.strip()[:80]}')

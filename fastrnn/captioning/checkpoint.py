@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 
 from fastrnn.arrays import HOST, device, to_host
 from fastrnn.backend import get_backend
-from fastrnn.captioning.data import import_h5py
+from fastrnn.captioning.data import HDF5_ERRORS, import_h5py, not_stored
 from fastrnn.captioning.model import CaptioningRNN
-from fastrnn.runs import write_whole
+from fastrnn.runs import json_value, write_whole
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -230,7 +231,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             return _read(file)
     except _Wrong as wrong:
         raise ValueError(f"load_checkpoint: {path}: {wrong}; {_REMEDY}") from None
-    except (OSError, RuntimeError, KeyError) as error:  # what HDF5 raises on damage depends on where it is
+    except HDF5_ERRORS as error:
         raise ValueError(
             f"load_checkpoint: {path}: expected a checkpoint, but the file is half-written, damaged or of another kind "
             f"({path.stat().st_size} bytes; HDF5 says: {error}); {_REMEDY}"
@@ -245,10 +246,10 @@ class _Wrong(Exception):
 
 
 def _read(file: Any) -> Checkpoint:
-    if file.attrs.get("format") != FORMAT:
+    if not np.array_equal(file.attrs.get("format"), FORMAT):
         present = ", ".join(sorted(map(str, file))[:8]) or "nothing"
         raise _Wrong(f"expected a checkpoint, but it is another HDF5 file (in it: {present})")
-    if file.attrs.get("version") != VERSION:
+    if not np.array_equal(file.attrs.get("version"), VERSION):
         raise _Wrong(
             f"expected a checkpoint of format version {VERSION}, got version {file.attrs.get('version')}: "
             "another release of fastrnn wrote it"
@@ -260,9 +261,7 @@ def _read(file: Any) -> Checkpoint:
     _integers("config", config, "wordvec_dim", "hidden_dim", at_least=1)
     _integers("position", position, "epoch", "batch", "step", at_least=0)
     _integers("features", features, "dim", at_least=1)
-    for key in ("mean", "scale"):
-        if not isinstance(features.get(key), (int, float)):
-            raise _Wrong(f"expected 'features' with a number as {key}, got {features.get(key)!r}")
+    _numbers("features", features, "mean", "scale")
     idx_to_word, word_to_idx = _vocabulary(_json(file, "vocabulary"))
 
     shapes = _shapes(config, len(word_to_idx), features["dim"])
@@ -275,6 +274,13 @@ def _read(file: Any) -> Checkpoint:
     if position["step"]:
         optimizer = {name: _state(file, name, config["rule"], shape, dtype) for name, shape in shapes.items()}
     best, stopping, data = (_json(file, name) for name in ("best", "stopping", "data"))
+    if best:
+        _numbers("best", best, "loss", "perplexity")
+        _integers("best", best, "step", at_least=0)
+    _integers("stopping", stopping, *stopping, at_least=0)
+    _integers("data", data, *(key for key in data if key != "base_dir"), at_least=0)
+    if not isinstance(data.get("base_dir", ""), str):
+        raise _Wrong(f"expected 'data' with a folder as base_dir, got {data['base_dir']!r}")
     return Checkpoint(
         config=config,
         params=params,
@@ -310,17 +316,25 @@ def _shapes(config: Mapping[str, Any], V: int, D: int) -> dict[str, tuple[int, .
 
 def _group(file: Any, name: str) -> Any:
     found = file.get(name)
-    if found is None or hasattr(found, "dtype"):
+    if not hasattr(found, "keys"):
         raise _Wrong(f"expected a group {name!r}, got {'none' if found is None else 'a dataset'}")
     return found
 
 
-def _json(file: Any, name: str) -> dict[str, Any]:
+def _dataset(file: Any, name: str, expected: str) -> Any:
     found = file.get(name)
-    if found is None or not hasattr(found, "asstr"):
-        raise _Wrong(f"expected a text {name!r}, got {'none' if found is None else 'a group'}")
+    if not isinstance(found, import_h5py("load_checkpoint").Dataset) or found.shape is None:
+        got = "none" if found is None else "a group" if hasattr(found, "keys") else "an empty one"
+        raise _Wrong(f"expected {expected}, got {got}")
+    if wrong := not_stored(found):
+        raise _Wrong(f"{name!r}: {wrong}")
+    return found
+
+
+def _json(file: Any, name: str) -> dict[str, Any]:
+    found = _dataset(file, name, f"a text {name!r}")
     try:
-        value = json.loads(found.asstr()[()])
+        value = json_value(found.asstr()[()])
     except (TypeError, ValueError) as error:
         raise _Wrong(f"expected {name!r} to be JSON, but {error}") from None
     if not isinstance(value, dict):
@@ -334,6 +348,13 @@ def _integers(where: str, values: Mapping[str, Any], *keys: str, at_least: int) 
             raise _Wrong(f"expected {where!r} with a whole number from {at_least} on as {key}, got {values.get(key)!r}")
 
 
+def _numbers(where: str, values: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        value = values.get(key)
+        if not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+            raise _Wrong(f"expected {where!r} with a finite number as {key}, got {value!r}")
+
+
 def _vocabulary(value: Mapping[str, Any]) -> tuple[list[str], dict[str, int]]:
     idx_to_word, word_to_idx = value.get("idx_to_word"), value.get("word_to_idx")
     if not isinstance(idx_to_word, list) or not isinstance(word_to_idx, dict) or "<NULL>" not in word_to_idx:
@@ -345,9 +366,7 @@ def _vocabulary(value: Mapping[str, Any]) -> tuple[list[str], dict[str, int]]:
 
 
 def _array(file: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    found = file.get(name)
-    if found is None or not hasattr(found, "dtype"):
-        raise _Wrong(f"expected a dataset {name!r} of shape {shape}, got {'none' if found is None else 'a group'}")
+    found = _dataset(file, name, f"a dataset {name!r} of shape {shape}")
     if found.shape != shape or found.dtype != dtype:
         raise _Wrong(f"expected dataset {name!r} of {dtype} and shape {shape}, got {found.dtype} of {found.shape}")
     try:
@@ -368,9 +387,10 @@ def _state(file: Any, parameter: str, rule: str, shape: tuple[int, ...], dtype: 
     for key in group:
         if key in arrays:
             continue
-        if group[key].shape != ():
-            raise _Wrong(f"expected a number '{where}/{key}', got shape {group[key].shape}")
-        state[key] = group[key][()].item()
+        found = _dataset(group, key, f"a number '{where}/{key}'")
+        if found.shape != () or found.dtype.kind not in "iuf":
+            raise _Wrong(f"expected a number '{where}/{key}', got {found.dtype} of shape {found.shape}")
+        state[key] = found[()].item()
     for key in arrays:
         state[key] = _array(file, f"{where}/{key}", shape, dtype)
     return state

@@ -16,6 +16,7 @@ once, where the file can still be named.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,12 +28,21 @@ from typing import Any
 import numpy as np
 
 from fastrnn.checks import Arguments
+from fastrnn.runs import json_value
 
 __all__ = ["load_coco_data", "sample_coco_minibatch", "save_coco_data"]
 
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 SPLITS = ("train", "val")
+
+# What h5py raises on damage depends on where it is.
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError)
+
+# A dataset can announce any size, and hold nothing of it. So much is taken in any case; beyond it, what deflate makes
+# at most of the bytes that are really there (zlib's technical notes).
+_ANY_BYTES = 16 * 2**20
+_DEFLATE_RATIO = 1032
 
 _KINDS = {"iu": "integers", "f": "floating-point numbers"}
 
@@ -72,7 +82,7 @@ def open_hdf5(function: str, path: Path) -> Any:
         raise FileNotFoundError(f"{function}: {path}: expected an HDF5 file here, found {_what_is(path)}")
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except HDF5_ERRORS as error:
         raise ValueError(
             f"{function}: {path}: expected an HDF5 file, but it is truncated or of another kind "
             f"({path.stat().st_size} bytes; HDF5 says: {error})"
@@ -85,7 +95,9 @@ def open_npy(function: str, path: Path) -> np.ndarray:
         raise FileNotFoundError(f"{function}: {path}: expected a .npy file here, found {_what_is(path)}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what NumPy raises on damage depends on where it is: of Python's tokenizer, say
         raise ValueError(
             f"{function}: {path}: expected a .npy file, but it is truncated or of another kind "
             f"({path.stat().st_size} bytes; NumPy says: {error}); write it with numpy.save"
@@ -105,17 +117,43 @@ def find_dataset(function: str, path: Path, file: Any, name: str, kinds: str, ax
     ndim = axes.count(",") + 1 if "," in axes[:-1] else 1
     expected = f"{_KINDS[kinds]} of shape ({axes})"
     where = f"{function}: {path}, dataset {name!r}"
-    found = file.get(name)
-    if found is None or not hasattr(found, "dtype"):
-        kind = "no such dataset" if found is None else "a group"
-        present = ", ".join(sorted(map(str, file))) or "none"
-        raise ValueError(f"{where}: expected {expected}, got {kind} (in the file: {present})")
-    if found.dtype.kind not in kinds or found.ndim != ndim:
-        raise ValueError(f"{where}: expected {expected}, got {found.dtype} of shape {found.shape}")
+    h5py = import_h5py(function)
+    try:
+        found = file.get(name)
+        if isinstance(found, h5py.Dataset):
+            fits = found.shape is not None and len(found.shape) == ndim and found.dtype.kind in kinds
+            got = f"{found.dtype} of shape {found.shape}" if found.shape is not None else "an empty dataset"
+            wrong = not_stored(found) if fits else f"expected {expected}, got {got}"
+        else:
+            kind = "no such dataset" if found is None else "a group" if hasattr(found, "keys") else "a type"
+            present = ", ".join(sorted(map(str, file))) or "none"
+            wrong = f"expected {expected}, got {kind} (in the file: {present})"
+    except HDF5_ERRORS as error:
+        raise damaged(function, path, name, error) from error
+    if wrong:
+        raise ValueError(f"{where}: {wrong}")
     return found
 
 
-def damaged(function: str, path: Path, name: str, error: OSError) -> ValueError:
+def not_stored(dataset: Any) -> str:
+    """What is wrong with a dataset whose header announces values that are not in its file; "" if nothing is."""
+    if dataset.is_virtual or dataset.external:
+        return (
+            "expected its values in this file, got a dataset whose values are in other files: copy them into this one"
+        )
+    announced = math.prod(dataset.shape) * dataset.dtype.itemsize
+    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if max(announced, chunk) > max(_ANY_BYTES, _DEFLATE_RATIO * stored):
+        in_chunks = f" in chunks of {dataset.chunks}" if chunk else ""
+        return (
+            f"expected the values of its {dataset.dtype} of shape {dataset.shape}{in_chunks}, got a file that holds "
+            f"{stored:,} bytes of them"
+        )
+    return ""
+
+
+def damaged(function: str, path: Path, name: str, error: Exception) -> ValueError:
     """What to raise when HDF5 cannot read the values of a dataset."""
     return ValueError(
         f"{function}: {path}, dataset {name!r}: expected to read its values, but the file is damaged "
@@ -128,7 +166,7 @@ def _read_dataset(function: str, path: Path, name: str, kinds: str, axes: str) -
         found = find_dataset(function, path, file, name, kinds, axes)
         try:
             values = found[()]
-        except OSError as error:
+        except HDF5_ERRORS as error:
             raise damaged(function, path, name, error) from error
     return np.asarray(values, dtype=values.dtype.newbyteorder("="))
 
@@ -147,14 +185,20 @@ def read_vocabulary(function: str, path: Path) -> tuple[list[str], dict[str, int
     """``idx_to_word`` and ``word_to_idx``, inverse to each other."""
     text = read_text(function, path, "a JSON vocabulary")
     try:
-        vocabulary = json.loads(text)
-    except json.JSONDecodeError as error:
+        vocabulary = json_value(text)
+    except ValueError as error:
         raise ValueError(f"{function}: {path}: expected a JSON vocabulary, but {error}") from error
     if not isinstance(vocabulary, dict):
         vocabulary = {}
     idx_to_word, word_to_idx = vocabulary.get("idx_to_word"), vocabulary.get("word_to_idx")
     if not isinstance(idx_to_word, list) or not all(isinstance(word, str) for word in idx_to_word):
         raise ValueError(f"{function}: {path}, entry 'idx_to_word': expected a list of words")
+    try:
+        "".join(idx_to_word).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a character, which no file and no screen takes
+        raise ValueError(
+            f"{function}: {path}, entry 'idx_to_word': expected words of characters, but {error}"
+        ) from None
     if not isinstance(word_to_idx, dict) or not all(type(index) is int for index in word_to_idx.values()):
         raise ValueError(f"{function}: {path}, entry 'word_to_idx': expected an object of word: integer")
     for word, index in word_to_idx.items():

@@ -21,6 +21,7 @@ import numpy as np
 
 from fastrnn.captioning.data import (
     CAPTIONS_FILE,
+    HDF5_ERRORS,
     SPLITS,
     VOCABULARY_FILE,
     features_file,
@@ -220,8 +221,8 @@ def _is_current(folder: Path) -> bool:
         for name in (features_file(split, pca_features=True) for split in SPLITS):
             h5py.File(folder / name, "r").close()  # opening notices a truncated file
         with h5py.File(folder / CAPTIONS_FILE, "r") as file:
-            return bool(file.attrs.get("fastrnn_numbers_version") == VERSION)
-    except OSError:
+            return bool(np.array_equal(file.attrs.get("fastrnn_numbers_version"), VERSION))
+    except HDF5_ERRORS:
         return False
 
 

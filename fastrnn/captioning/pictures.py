@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def _series(records: Iterable[Mapping[str, Any]], name: str) -> tuple[np.ndarray
     found = {}
     for record in records:
         value = record.get(name)
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            found[int(record["step"])] = float(value)
+        with suppress(OverflowError):  # JSON has whole numbers that are beyond those of floating point
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                found[int(record["step"])] = float(value)
     steps = sorted(found)
     return np.array(steps, dtype=np.int64), np.array([found[step] for step in steps], dtype=np.float64)
 

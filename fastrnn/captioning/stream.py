@@ -567,7 +567,7 @@ class CaptionData:
                         scratch = np.empty((end - begin, width), np.float32)
                     self._read_slice(function, part, begin, end, scratch[: end - begin])
                     np.take(scratch, rows[first:last] - begin, axis=0, out=here)
-            except OSError as error:
+            except (OSError, RuntimeError, KeyError) as error:
                 raise damaged(function, part.path, "features", error) from error
             finite = np.isfinite(here)
             if not finite.all():

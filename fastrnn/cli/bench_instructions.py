@@ -24,6 +24,7 @@ from rich.table import Table
 
 from fastrnn.cli import common
 from fastrnn.cli.bench_timing import Job
+from fastrnn.runs import json_value
 
 # An exported function of the C++ module, which does nothing; `_cpu.mark` calls it.
 MARKER = "fastrnn_mark"
@@ -121,10 +122,10 @@ def _row(job: Job, dump: Path, facts: dict[str, str]) -> Row:
 def read_baseline(path: Path) -> dict[tuple[str, ...], Row]:
     """Rows of an earlier ``--json`` by what was counted, or the end of the command."""
     try:
-        rows = json.loads(path.read_text())
+        rows = json_value(path.read_text())
         assert isinstance(rows, list) and rows
         for row in rows:
-            assert isinstance(row["instructions"], int) and row["instructions"] > 0
+            assert isinstance(row["instructions"], int) and 0 < row["instructions"] < 2**63
         return {_key(row): row for row in rows}
     except OSError as error:
         common.fail(f"cannot read {path}: {error.strerror}")

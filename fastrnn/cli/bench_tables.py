@@ -215,8 +215,11 @@ def _fall_line(group: Group, rows: list[Row], provider: str) -> str:
 def check_header(path: Path) -> None:
     """End the command if `path` is a table of something else."""
     if path.exists() and path.stat().st_size:
-        with path.open(newline="") as file:
-            header = next(csv.reader(file))
+        try:
+            with path.open(newline="") as file:
+                header = next(csv.reader(file), [])
+        except (UnicodeDecodeError, csv.Error):
+            header = []
         if tuple(header) != COLUMNS:
             common.fail(f"{path} has other columns than the rows to be appended")
 

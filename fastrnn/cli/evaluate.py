@@ -21,6 +21,7 @@ from fastrnn.captioning.numbers import SIDE
 from fastrnn.captioning.pictures import FORMATS, contact_sheet
 from fastrnn.captioning.stream import CaptionData
 from fastrnn.cli import caption, common
+from fastrnn.runs import open_bounded
 
 DIGITS = "sklearn-digits://"
 THUMBNAIL = 480  # pixels: more than a cell of the sheet has
@@ -213,10 +214,12 @@ def _pictures(data: CaptionData, split: str, rows: np.ndarray) -> list[np.ndarra
         parts = urlparse(url)
         path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(url)
         try:
-            with Image.open(data.base_dir / path) as image:
+            with open_bounded(data.base_dir / path) as file, Image.open(file) as image:
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
                 pictures.append(np.asarray(image.convert("RGB")))
-        except (OSError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # what Pillow raises on damage depends on the format and on the place
             why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
             raise ValueError(
                 f"{data.base_dir / urls_file(split)}, line {row + 1}: --sheet needs image files that can be read here, "

@@ -85,9 +85,16 @@ def _tv_loss_backward(img, scale, dimg):
     for p in range(P):
         for i in range(H):
             row, out = img[p, i], dimg[p, i]
-            above, below = img[p, max(i - 1, 0)], img[p, min(i + 1, H - 1)]  # at the border itself: no difference
-            for j in range(W):
-                out[j] = (row[j] - above[j]) - (below[j] - row[j])
+            if i > 0:
+                above = img[p, i - 1]
+                for j in range(W):
+                    out[j] = row[j] - above[j]
+            else:
+                out[:] = 0
+            if i + 1 < H:
+                below = img[p, i + 1]
+                for j in range(W):
+                    out[j] -= below[j] - row[j]
             for j in range(1, W):
                 out[j] += row[j] - row[j - 1]
             for j in range(W - 1):

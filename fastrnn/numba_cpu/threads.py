@@ -8,8 +8,10 @@ Numba's own threading layers would do neither after a fork nor under several cal
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -54,18 +56,20 @@ class _Team:
             while len(self._queues) < parts - 1:
                 queue: SimpleQueue[Any] = SimpleQueue()
                 try:
-                    threading.Thread(target=_work, args=(queue,), name="fastrnn-numba", daemon=True).start()
+                    with _signals_blocked():
+                        threading.Thread(target=_work, args=(queue,), name="fastrnn-numba", daemon=True).start()
                 except RuntimeError:  # the system gives no more, or the interpreter is about to end
                     return False
                 self._queues.append(queue)
-            done: SimpleQueue[BaseException | None] = SimpleQueue()
-            for part in range(1, parts):
-                self._queues[part - 1].put((done, function, part, parts, arguments))
+            hand_over = _HandOver()
             try:
+                for part in range(1, parts):
+                    self._queues[part - 1].put((hand_over, function, part, parts, arguments))
+                    hand_over.given += 1
                 function(0, parts, *arguments)
             finally:  # whatever happens here, the others write into the same arrays until they are done
-                errors = [done.get() for _ in range(1, parts)]
-            for error in errors:
+                hand_over.wait()
+            for error in hand_over.ended:
                 if error is not None:
                     raise error
         finally:
@@ -73,22 +77,62 @@ class _Team:
         return True
 
 
+class _HandOver:
+    """Parts that were given to other threads: how many, and what those that ended came to."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.ended: list[BaseException | None] = []
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def end(self, error: BaseException | None) -> None:
+        self.ended.append(error)
+        self._bell.put(None)
+
+    def wait(self) -> None:
+        """Wait for all of them, and longer than the handler of a signal, such as Ctrl-C, lets: what it raises, is
+        raised when they have ended."""
+        try:
+            while len(self.ended) < self.given:
+                self._bell.get()
+        finally:
+            if len(self.ended) < self.given:
+                self.wait()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads that start here take none of the process's signals, as those of the C++ kernels (csrc/cpu/team.cpp)."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has none for threads
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _A_THREADS_OWN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_OWN_NAMES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS", "SIGPROF")
+_A_THREADS_OWN = {getattr(signal, name) for name in _OWN_NAMES if hasattr(signal, name)}
+
+
 def _work(queue: SimpleQueue[Any]) -> None:
     while True:
-        done, error = _one(*queue.get())
-        done.put(error)
-        del done, error
+        hand_over, error = _one(*queue.get())
+        hand_over.end(error)
+        del hand_over, error
 
 
 def _one(
-    done: SimpleQueue[BaseException | None], function: Callable[..., None], part: int, parts: int, arguments: Any
-) -> tuple[SimpleQueue[BaseException | None], BaseException | None]:
+    hand_over: _HandOver, function: Callable[..., None], part: int, parts: int, arguments: Any
+) -> tuple[_HandOver, BaseException | None]:
     # A frame of its own, which lets go of the arrays before the caller hears that they are ready.
     try:
         function(part, parts, *arguments)
     except BaseException as error:  # raised again where the work was handed out
-        return done, error
-    return done, None
+        return hand_over, error
+    return hand_over, None
 
 
 _team = _Team()

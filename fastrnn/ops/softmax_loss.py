@@ -21,7 +21,7 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     Parameters
     ----------
     x : array_like, shape (N, T, V)
-        Scores of all words at all steps.
+        Scores of all words at all steps. Where `mask` is False they may be anything, NaN included.
     y : array_like of int, shape (N, T)
         The right words, in ``[0, V)``. Where `mask` is False they are not looked at. In a call on a CUDA device `y` and
         `mask` may be NumPy arrays too; those on the device are checked there, and the call waits for the answer.
@@ -78,7 +78,8 @@ def vocab_softmax_loss(h: Any, W: Any, b: Any, y: Any, mask: Any) -> tuple[Any, 
 
     The same as :func:`temporal_affine_forward`, :func:`temporal_softmax_loss` and :func:`temporal_affine_backward` one
     after the other: ``loss = -1/N Σ_{n,t} mask[n,t] log softmax(h[n,t] W + b)[y[n,t]]``. Scores are computed, turned
-    into their gradients and used up for some steps at a time; steps that do not count cost nothing.
+    into their gradients and used up for some steps at a time. Steps that do not count cost nothing, and add nothing
+    even where `h` is NaN or infinite; of the three functions dW is NaN then, because 0 times NaN is.
 
     Parameters
     ----------
@@ -158,9 +159,10 @@ def vocab_softmax_loss_by(
 def _targets(check: Arguments, y: Any, mask: Any, of: str) -> tuple[Any, Any, np.ndarray | None]:
     """`y` (N, T) as int64 ids of the V words, which `of` names, and `mask` (N, T) as bool, where the call is; and at
     which of the N T steps it is True, where that is known without waiting."""
-    y, mask = check.either("y", y), check.either("mask", mask)
-    check.shape("y", y.shape, "N T")
+    words, mask = check.either("y", y), check.either("mask", mask)
+    check.shape("y", words.shape, "N T")
     check.shape("mask", mask.shape, "N T")
     mask = check.mask("mask", mask)
-    y = check.ids("y", y, check["V"], of, where=mask)
-    return y, check.place.moved(mask), np.flatnonzero(mask) if type(mask) is np.ndarray else None
+    # A list without elements, of which NumPy makes floats, may be told from an array of floats.
+    words = check.ids("y", words if words.size else y, check["V"], of, where=mask)
+    return words, check.place.moved(mask), np.flatnonzero(mask) if type(mask) is np.ndarray else None

@@ -58,6 +58,8 @@ def vocab_softmax_loss(
 
         dh = dx W^T,  dW = sum over n, t of h^T dx,  db = sum over n, t of dx
 
+    The sums are over the steps that count. What stands at the others does not matter, and may be NaN.
+
     Parameters
     ----------
     h : (N, T, H) hidden states
@@ -69,10 +71,15 @@ def vocab_softmax_loss(
     Returns
     -------
     loss : scalar of the dtype of the scores, 0 for an empty batch
-    dh : (N, T, H)
+    dh : (N, T, H), 0 where the mask is False
     dW : (H, V)
     db : (V,)
     """
+    masked = np.logical_not(mask)
+    h = h.copy()  # the caller's stays as it is
+    h[masked] = 0  # their dx is 0, but 0 times NaN is NaN
     scores, cache = temporal_affine_forward(h, W, b)
     loss, dscores = temporal_softmax_loss(scores, y, mask)
-    return loss, *temporal_affine_backward(dscores, cache)
+    dh, dW, db = temporal_affine_backward(dscores, cache)
+    dh[masked] = 0  # likewise where W is not finite
+    return loss, dh, dW, db

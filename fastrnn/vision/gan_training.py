@@ -26,10 +26,11 @@ import torch
 from torch import nn
 
 from fastrnn.checks import Arguments
-from fastrnn.runs import deferred_signals, log_line, log_records, replaced, write_whole
+from fastrnn.runs import deferred_signals, log_line, log_records, open_bounded, replaced, write_whole
 from fastrnn.vision import gan
 from fastrnn.vision.data import digits, idx_images
 from fastrnn.vision.images import save_image
+from fastrnn.vision.networks import check_archive, is_plain
 
 __all__ = ["GANConfig", "GANSummary", "GANTrainer", "Judgement", "judge", "load_images"]
 
@@ -496,9 +497,9 @@ class GANTrainer:
             if not number.isdecimal() or int(number) > self.step:
                 continue
             try:
-                with Image.open(path) as image:
+                with open_bounded(path) as file, Image.open(file) as image:
                     tiled = 255 - np.asarray(image.convert("L"))
-            except (OSError, ValueError):
+            except Exception:  # what Pillow raises on damage depends on the format and on the place
                 continue
             if tiled.shape == (GRID * gan.SIDE, GRID * gan.SIDE):
                 self.grids[int(number)] = _untiled(tiled)
@@ -722,6 +723,7 @@ def _load(path: Path) -> dict[str, Any]:
     where = f"GANTrainer.resume: {path}"
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
+            check_archive(archive)
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"{damaged} does not have the checksum noted for it")
@@ -764,6 +766,8 @@ def _check_tensors(path: Path, part: str, found: Any, expected: Mapping[str, tor
         text = f"expected '{part}.{name}' of {want.dtype} and shape {tuple(want.shape)}".replace("torch.", "")
         if not isinstance(got, torch.Tensor):
             raise ValueError(f"{where}: {text}, got none; {_REMEDY}")
+        if not is_plain(got):
+            raise ValueError(f"{where}: {text}, got one that is not stored number by number; {_REMEDY}")
         if got.shape != want.shape or got.dtype != want.dtype:
             actual = f"{got.dtype} of shape {tuple(got.shape)}".replace("torch.", "")
             raise ValueError(f"{where}: {text}, got {actual}; {_REMEDY}")

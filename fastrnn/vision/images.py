@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fastrnn.checks import Arguments
-from fastrnn.runs import write_whole
+from fastrnn.runs import open_bounded, write_whole
 
 __all__ = [
     "MEAN",
@@ -48,6 +48,7 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+_STRIP = 1 << 22  # pixels that are converted together
 _HOW: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
@@ -87,7 +88,7 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
         raise ValueError(f"read_image: {path}: expected an image file, found a folder")
     try:
         # The system's own words where it cannot be opened; what Pillow says of these is of no use to anyone.
-        file = open(path, "rb")
+        file = open_bounded(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"read_image: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     with file, warnings.catch_warnings():
@@ -128,16 +129,32 @@ def _as_rgb(image: Any, path: Path) -> Any:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise _Unreadable("expected whole numbers, got floating-point pixels: convert it to 8 or 16 bits first")
-    if image.mode == "I" or image.mode.startswith("I;"):  # 16 bits, which Pillow would clip at 255 instead of scaling
-        values = np.asarray(image).astype(np.int64)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise _Unreadable(f"expected 8 or 16 bits a pixel, got values from {values.min():,} to {values.max():,}")
-        image = Image.fromarray((values / 257 + 0.5).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    deep = image.mode == "I" or image.mode.startswith("I;")
+    if not deep and "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return image.convert("RGB")
+    # Strip by strip: all that is in between, of an image as large as may be, would be gigabytes.
+    flat = Image.new("RGB", image.size)
+    step = max(1, _STRIP // max(1, image.width))
+    for top in range(0, image.height, step):
+        strip = image.crop((0, top, image.width, min(top + step, image.height)))
+        flat.paste(_scaled(strip) if deep else _on_white(strip), (0, top))
+    return flat
+
+
+def _scaled(image: Any) -> Any:
+    """16 bits as 8, which Pillow would clip at 255."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise _Unreadable(f"expected 8 or 16 bits a pixel, got values from {values.min():,} to {values.max():,}")
+    return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image
+
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:

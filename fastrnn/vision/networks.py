@@ -10,6 +10,7 @@ import hashlib
 import json
 import operator
 import os
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastrnn.checks import Arguments
-from fastrnn.runs import cache_dir
+from fastrnn.runs import cache_dir, open_bounded
 from fastrnn.vision.data import SIDE, digits
 from fastrnn.vision.images import write_file
 
@@ -524,6 +525,8 @@ N = TypeVar("N", bound=nn.Module)
 
 _KINDS = (".pth", ".pt", ".safetensors")
 _SHOWN = 3
+_LONGEST_NAME = 4096
+_OLD_PICKLES = 5  # a file of PyTorch before version 1.6: magic number, version, system, values, keys; then the numbers
 
 
 def load_weights(network: N, path: str | os.PathLike[str]) -> N:
@@ -562,6 +565,8 @@ def load_weights(network: N, path: str | os.PathLike[str]) -> N:
             wrong.append(f"expected parameter {name!r} of shape {shape}, got none")
         elif tuple(content[name].shape) != shape:
             wrong.append(f"expected parameter {name!r} of shape {shape}, got {tuple(content[name].shape)}")
+        elif not is_plain(content[name]):
+            wrong.append(f"expected parameter {name!r} with all of its numbers, got a sparse tensor or one without")
         elif not content[name].is_floating_point():
             wrong.append(f"expected parameter {name!r} of floating-point numbers, got {content[name].dtype}")
         elif not bool(torch.isfinite(content[name]).all()):
@@ -625,13 +630,39 @@ def _torch_file(path: Path) -> Any:
         return _loaded(path)
 
 
+def check_archive(archive: zipfile.ZipFile) -> None:
+    """Refuse what would keep `torch.load` busy for long, or take much memory; raises ValueError."""
+    entries = archive.infolist()
+    # PyTorch stores without compressing; an archive that says otherwise could unpack to any size.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("a compressed archive, which PyTorch does not write")
+    for entry in entries:
+        if entry.filename.endswith(".pkl"):
+            with archive.open(entry) as file:
+                _check_pickle(file)
+
+
+def _check_pickle(file: Any) -> None:
+    # With a global that it does not know, `torch.load` searches its own error message in a time that grows as the
+    # square of its length: a minute for a name of 64 KiB.
+    if any(isinstance(value, str) and len(value) > _LONGEST_NAME for _, value, _ in pickletools.genops(file)):
+        raise ValueError(f"a name of more than {_LONGEST_NAME:,} characters, which no parameter has")
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the numbers of a tensor are all there: it is neither sparse nor without any."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
 def _loaded(path: Path) -> Any:
     if not zipfile.is_zipfile(path):  # written before PyTorch 1.6
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_bounded(path) as file:
+            for _ in range(_OLD_PICKLES):
+                _check_pickle(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(path) as archive:
-        # PyTorch stores without compressing; an archive that says otherwise could unpack to any size.
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("a compressed archive, which PyTorch does not write")
+        check_archive(archive)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
