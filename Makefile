@@ -14,7 +14,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check evidence clean
+.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check mutations evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ dist: ## source distribution and manylinux wheel of the CPU kernels into dist/, 
 
 dist-check: ## try both in new environments where nothing can be compiled; write a bill of materials
 	@$(PYTHON) .ci/packages.py check
+
+mutations: $(INSTALLED) ## plant faults, one at a time, and see that the tests catch each; write docs/mutations.md
+	@$(BIN)/python tests/mutations.py
 
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py

@@ -39,7 +39,9 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in DOCS if path.stem not in ("speed", "gallery", "evidence")], ids=lambda path: path.name
+    "path",
+    [path for path in DOCS if path.stem not in ("speed", "gallery", "evidence", "mutations")],
+    ids=lambda path: path.name,
 )
 def test_the_code_of_the_documents_runs(path, monkeypatch):
     """All blocks of a document, one after another, as a reader would run them."""

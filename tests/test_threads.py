@@ -103,7 +103,8 @@ def test_fork_after_use(backend):
     expected = run(inputs, dh)
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    process = context.Process(target=_child, args=(there, inputs, dh))
+    # A daemon is killed at the end: one that hangs would otherwise be waited for by the process of the tests.
+    process = context.Process(target=_child, args=(there, inputs, dh), daemon=True)
     process.start()
     assert here.poll(30), "the child hangs"
     for a, b in zip(expected, here.recv(), strict=True):
