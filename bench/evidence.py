@@ -95,6 +95,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         "",
         "What was done to find faults in fastrnn, beyond the tests that run at every change: one line a check, with",
         "the command that repeats it. A record is of one whole run; the commit names the sources that were checked.",
+        "The tests, and what they hold kernels to: [CONTRIBUTING.md](../CONTRIBUTING.md).",
         "",
         "| check | tried | found | command | run |",
         "|---|---|---|---|---|",

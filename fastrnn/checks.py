@@ -12,6 +12,8 @@ call on a device.
 
 from __future__ import annotations
 
+import math
+import operator
 import re
 from functools import lru_cache
 from typing import Any
@@ -43,6 +45,19 @@ def _type_name(value: Any) -> str:
     if kind is np.ndarray:
         return "NumPy array"
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is one whole number, NumPy's and PyTorch's among them, and no truth value."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return False
+    if getattr(value, "ndim", 0):  # arrays of one element have an index for some libraries
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _tuple_text(parts: list[str]) -> str:
@@ -330,6 +345,23 @@ class Arguments:
         if array.size != 1:
             raise self.fail(ValueError, name, "be a single number", f"shape {array.shape}")
         return float(array.reshape(())[()])
+
+    def finite(self, name: str, value: Any, above: bool = False) -> float:
+        """A real number of at least 0, or above it, that is not infinite."""
+        number = self.number(name, value)
+        if not (0 < number if above else 0 <= number) or number == math.inf:
+            raise self.fail(ValueError, name, f"be finite and {'above' if above else 'at least'} 0", f"{number:g}")
+        return number
+
+    def whole(self, name: str, value: Any, least: int | None = 1) -> int:
+        """A whole number of at least 1, or what `least` says; None: any."""
+        if not is_whole(value):
+            shown = repr(value) if isinstance(value, (bool, float)) else _type_name(value)
+            raise self.fail(TypeError, name, "be a whole number", shown)
+        number = operator.index(value)
+        if least is not None and number < least:
+            raise self.fail(ValueError, name, f"be at least {least}", str(number))
+        return number
 
     def flag(self, name: str, value: Any) -> bool:
         """True or False; anything else is likelier a misplaced argument than a truth value."""

@@ -1,19 +1,34 @@
-"""What training runs have in common: files that are whole at any moment, a log to go on with, signals that can wait."""
+"""What training runs have in common: files that are whole, and where they are kept; a log; signals that can wait."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["deferred_signals", "log_line", "log_records", "replaced", "write_whole"]
+__all__ = ["cache_dir", "deferred_signals", "log_line", "log_records", "replaced", "write_whole"]
 
 _CHUNK = 1 << 24  # bytes handed to the operating system at a time
+
+
+def cache_dir() -> Path:
+    """The folder for files made once: ``FASTRNN_CACHE``, or ``fastrnn`` in the user's cache folder of this platform."""
+    named = os.environ.get("FASTRNN_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "fastrnn"
 
 
 def write_whole(path: Path, content: Any) -> None:

@@ -767,7 +767,9 @@ class Tree:
         code, said = _run(
             command, self.source, limit, NUMBA_CACHE_DIR=str(numba), FASTRNN_CUDA_ON_HOST=simulator, COLUMNS="400"
         )
-        begun = re.findall(r"^(tests/\S+::\S.*?) ?(?:PASSED|FAILED|SKIPPED|XFAIL|ERROR|Fatal Python error|$)", said, re.M)
+        begun = re.findall(
+            r"^(tests/\S+::\S.*?) ?(?:PASSED|FAILED|SKIPPED|XFAIL|ERROR|Fatal Python error|$)", said, re.M
+        )
         if code is None:
             return "hung", begun[-1] if begun else "", f"no end after {limit:.0f} s"
         if code == 0:
@@ -806,7 +808,7 @@ def _digest(*parts: str) -> str:
 def sources(tests: tuple[str, ...]) -> str:
     """Of all that what is found depends on, but for the fault: the library, these tests, and what tests share."""
     paths = [*(ROOT / "csrc").rglob("*"), *(ROOT / "fastrnn").rglob("*.py"), ROOT / "CMakeLists.txt"]
-    shared = ("harness", "processes", "recurrent", "fake_device")
+    shared = ("harness", "processes", "recurrent", "fake_device", "full_disk")
     paths += [*(ROOT / test for test in tests), *(ROOT / "tests" / f"{name}.py" for name in shared)]
     texts = [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths) if path.is_file()]
     return _digest(*texts)

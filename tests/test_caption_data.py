@@ -12,11 +12,11 @@ import threading
 import time
 import tracemalloc
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import tiny_disk
 from harness import complains
 from typer.testing import CliRunner
 
@@ -1017,20 +1017,6 @@ def test_room_on_the_disk_is_checked_before(sources, tmp_path, monkeypatch):
         assert nothing_left(tmp_path)
     result = runner.invoke(app, ["data", "synthetic", str(tmp_path / "a")])
     assert result.exit_code == 2 and "expected room for 2.06" in result.stderr and result.stderr.count("\n") == 1
-
-
-@contextmanager
-def tiny_disk(folder, size):
-    if os.name == "nt" or os.geteuid() != 0:
-        pytest.skip("only root may mount a file system of its own")
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("room", [2**14, 2**19, 2**20 + 2**19])

@@ -9,7 +9,7 @@ import pytest
 from harness import BACKENDS, complains
 
 import fastrnn
-from fastrnn import optim
+from fastrnn import optim, runs
 from fastrnn.captioning import (
     CaptioningRNN,
     CaptioningSolver,
@@ -833,19 +833,19 @@ def test_several_write_the_numbers_at_once(tmp_path, monkeypatch, before):
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTRNN_CACHE", str(tmp_path / "here"))
-    assert numbers.cache_dir() == tmp_path / "here"
+    assert runs.cache_dir() == tmp_path / "here"
     monkeypatch.delenv("FASTRNN_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert numbers.cache_dir() == tmp_path / "xdg" / "fastrnn"
+    assert runs.cache_dir() == tmp_path / "xdg" / "fastrnn"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert numbers.cache_dir() == tmp_path / ".cache" / "fastrnn"
+    assert runs.cache_dir() == tmp_path / ".cache" / "fastrnn"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert numbers.cache_dir() == tmp_path / "Library" / "Caches" / "fastrnn"
+    assert runs.cache_dir() == tmp_path / "Library" / "Caches" / "fastrnn"
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert numbers.cache_dir() == tmp_path / "local" / "fastrnn"
+    assert runs.cache_dir() == tmp_path / "local" / "fastrnn"
 
 
 def test_steps_that_are_left_out_change_nothing():

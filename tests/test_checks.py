@@ -9,6 +9,7 @@ from harness import BACKENDS, complains
 
 import fastrnn
 from fastrnn import conformance, reference
+from fastrnn.checks import Arguments
 
 FUNCTIONS = [name for name in reference.__all__ if name != "sigmoid"]
 CASES = {case.function: case for cases in conformance.CASES.values() for case in reversed(list(cases()))}
@@ -92,3 +93,33 @@ def test_fields_of_packed_records_are_read_where_they_are(function, backend, mon
     assert all(a.strides[-1] % a.itemsize for a in fields if a.itemsize > 1)
     outcome = conformance.run_case(replace(case, layout="packed records"), backend, "float32")
     assert not outcome.failure
+
+
+@pytest.mark.parametrize("value", [3, np.int8(3), np.array(3), np.uint64(3)])
+def test_whole_numbers(value):
+    number = Arguments("f").whole("n", value)
+    assert number == 3 and type(number) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "said"),
+    [
+        (1.5, TypeError, "f: argument 'n' must be a whole number, got 1.5"),
+        (True, TypeError, "f: argument 'n' must be a whole number, got True"),
+        (np.True_, TypeError, "f: argument 'n' must be a whole number, got numpy.bool"),
+        (np.array([3]), TypeError, "f: argument 'n' must be a whole number, got NumPy array"),
+        ("3", TypeError, "f: argument 'n' must be a whole number, got str"),
+        (0, ValueError, "f: argument 'n' must be at least 1, got 0"),
+    ],
+)
+def test_what_is_no_whole_number(value, kind, said):
+    with pytest.raises(kind, match=f"^{said}"):
+        Arguments("f").whole("n", value)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan"), 0.0])
+def test_finite_numbers_above_0(value):
+    with pytest.raises(ValueError, match=r"^f: argument 'n' must be finite and above 0, got (-1|inf|nan|0)$"):
+        Arguments("f").finite("n", value, above=True)
+    if value == 0:
+        assert Arguments("f").finite("n", value) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import FullFile, fill, tiny_disk
 from harness import complains
 from typer.testing import CliRunner
 
@@ -34,9 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:fastrnn runs on:RuntimeWarning")
 
 ROOT = Path(__file__).resolve().parents[1]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-linux_root = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a small file system"
-)
 SMALL = {"steps": 12, "batch_size": 4, "sample_every": 5, "save_every": 4, "log_every": 1}
 
 
@@ -623,7 +621,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     if fails == "write":
-        monkeypatch.setattr(runs, "open", lambda *args: _Full(open(*args)), raising=False)
+        monkeypatch.setattr(runs, "open", lambda *args: FullFile(open(*args)), raising=False)
     else:
         monkeypatch.setattr(os, fails, full)
     with complains(OSError, "GANTrainer", str(tmp_path / "last.pt"), "No space left", "untouched", "make room"):
@@ -632,51 +630,26 @@ def test_a_failed_save_leaves_the_old_checkpoint(images, tmp_path, monkeypatch, 
     assert (tmp_path / "last.pt").read_bytes() == before and sorted(tmp_path.iterdir()) == names
 
 
-class _Full:
-    """A file whose disk is full after some bytes."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, data):
-        self.file.write(bytes(data)[:100])
-        raise OSError(28, "No space left on device")
-
-
-@linux_root
 def test_a_full_disk(command, tmp_path):
     """A file system of its own that fills up while a run is on it."""
     base, words = command
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    try:
+    with tiny_disk(tmp_path / "disk", 100 * 2**20) as disk:
         run, out = disk / "run", ["--out", str(tmp_path / "picture.png")]
         result = CliRunner().invoke(app, ["gan", str(run), *words, *out, "--steps", "4"])
         assert result.exit_code == 0, result.output
         before = content(run)
-        with open(disk / "filler", "wb") as file:
-            file.write(b"x" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 65536))
+        filler = fill(disk, but=65536)
         result = CliRunner().invoke(app, ["gan", str(run), *out, "--resume", "--steps", "25"])
         assert result.exit_code == 2, result.output
         (line,) = result.stderr.splitlines()
         assert str(run) in line and "No space left on device" in line and "make room" in line
         assert content(run) == before and not list(run.glob("*.part"))
-        (disk / "filler").unlink()
+        filler.unlink()
         result = CliRunner().invoke(app, ["gan", str(run), *out, "--resume", "--steps", "25"])
         assert result.exit_code == 0, result.output
         CliRunner().invoke(app, ["gan", str(tmp_path / "whole"), *words, *out, "--steps", "25"])
         found, expected = content(run), content(tmp_path / "whole")
         assert [name for name in found if found[name] != expected[name]] == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,11 @@ GRID = {
             "update_readme.py",
         },
     ),
-    "tests": ("tests", "test_{}.py", {"fake_device.py", "harness.py", "mutations.py", "processes.py", "recurrent.py"}),
+    "tests": (
+        "tests",
+        "test_{}.py",
+        {"fake_device.py", "full_disk.py", "harness.py", "mutations.py", "processes.py", "recurrent.py"},
+    ),
 }
 EMPTY_CELLS = {
     (column, "affine"): "CuPy's product, which is cuBLAS's, is the best kernel already: the reference on CuPy arrays"

@@ -64,6 +64,14 @@ def test_the_workflow_runs_targets_that_exist():
     assert all(f"\n{target}: ## " in makefile for target in targets)
 
 
+def test_what_builds_the_packages_is_pinned(packages):
+    lines = [line for line in packages.CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    pinned = {match[1].lower() for line in lines if (match := re.fullmatch(r"([\w.-]+)==[\w.]+", line))}
+    assert len(pinned) == len(lines)
+    (required,) = re.findall(r"^requires = \[(.*)\]", PYPROJECT, flags=re.M)
+    assert {re.match(r"[\w-]+", name)[0] for name in re.findall(r'"(.+?)"', required)} | set(packages.TOOLS) <= pinned
+
+
 # ---- contents ------------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +98,7 @@ def wheel(packages, tmp_path):
 
 
 def test_a_wheel_has_what_it_should_have(packages, wheel):
-    assert packages.check_wheel(wheel(), FILES, compiled=True) == 10
+    assert packages.check_wheel(wheel(), FILES, ("_cpu",)) == 10
 
 
 @pytest.mark.parametrize(
@@ -100,22 +108,22 @@ def test_a_wheel_has_what_it_should_have(packages, wheel):
         ({"more": ["bench/common.py"]}, "stray: bench/common.py"),
         ({"without": "licenses/LICENSE"}, "missing: fastrnn-1.dist-info/licenses/LICENSE"),
         ({"without": "bench"}, "missing: fastrnn/bench/common.py"),
-        ({"without": "_cpu"}, "0 modules"),
-        ({"more": ["fastrnn/_cpu.cpython-312.so"]}, "2 modules"),
+        ({"without": "_cpu"}, "0 modules fastrnn._cpu"),
+        ({"more": ["fastrnn/_cpu.cpython-312.so"]}, "2 modules fastrnn._cpu"),
         ({"more": ["fastrnn/_cuda.cpython-311.so"]}, "stray: fastrnn/_cuda.cpython-311.so"),
         ({"version": "9.9"}, "Version is '9.9', expected"),
     ],
 )
 def test_a_wheel_with_something_wrong(packages, wheel, change, said):
     with pytest.raises(packages.Wrong, match=re.escape(said)):
-        packages.check_wheel(wheel(**change), FILES, compiled=True)
+        packages.check_wheel(wheel(**change), FILES, ("_cpu",))
 
 
 def test_a_wheel_that_is_too_large(packages, wheel, monkeypatch):
     path = wheel()
     monkeypatch.setattr(packages, "LARGEST_WHEEL", path.stat().st_size - 1)
     with pytest.raises(packages.Wrong, match="are the most"):
-        packages.check_wheel(path, FILES, compiled=True)
+        packages.check_wheel(path, FILES, ("_cpu",))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 import fake_device
 import numpy as np
 import pytest
+from full_disk import FullFile, fill, tiny_disk
 from harness import BACKENDS, complains
 from typer.testing import CliRunner
 
@@ -48,9 +49,6 @@ RULES = ("sgd", "sgd_momentum", "rmsprop", "adam")
 # Everything random and everything with a state of its own.
 ALL_AT_ONCE = {"noise": 0.1, "clip_norm": 1.0, "average": 0.9, "weight_decay": 0.01, "lr_decay": 0.9, "warmup": 3}
 SMALL = {"wordvec_dim": 4, "hidden_dim": 6, "batch_size": 8, "epochs": 3, "log_every": 1, "learning_rate": 0.01}
-linux_root = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a small file system"
-)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
@@ -1027,7 +1025,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(good, tmp_path, monkeypatch, fa
         raise OSError(28, "No space left on device")
 
     if fails == "write":
-        monkeypatch.setattr(runs, "open", lambda *args: _Full(open(*args)), raising=False)
+        monkeypatch.setattr(runs, "open", lambda *args: FullFile(open(*args)), raising=False)
     else:
         monkeypatch.setattr(os, fails, full)
     with complains(OSError, "[Errno 28] save_checkpoint", str(path), "No space left", "untouched", "Make room"):
@@ -1037,36 +1035,13 @@ def test_a_failed_save_leaves_the_old_checkpoint(good, tmp_path, monkeypatch, fa
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.h5"]
 
 
-class _Full:
-    """A file whose disk is full after some bytes."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def write(self, data):
-        self.file.write(bytes(data)[:100])
-        raise OSError(28, "No space left on device")
-
-
-@linux_root
 def test_a_full_disk(folder, tmp_path):
     """A file system of its own that fills up while a run is on it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("a file system cannot be mounted here")
-    try:
+    with tiny_disk(tmp_path / "disk", 2**19) as disk:
         run = disk / "run"
         command(folder, run, "--steps 4")
         before = content(run / "last.h5")
-        with open(disk / "filler", "wb") as file:
-            file.write(b"x" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 8192))
+        filler = fill(disk, but=8192)
         result = CliRunner().invoke(app, ["train", "--out", str(run), "--resume", "--steps", "400"])
         assert result.exit_code == 2, result.output
         (line,) = result.stderr.splitlines()
@@ -1075,14 +1050,12 @@ def test_a_full_disk(folder, tmp_path):
         if load_checkpoint(run / "last.h5").position["step"] == 4:
             assert content(run / "last.h5") == before
         assert not list(run.glob("*.part"))
-        (disk / "filler").unlink()
+        filler.unlink()
         result = CliRunner().invoke(app, ["train", "--out", str(run), "--resume", "--steps", "20"])
         assert result.exit_code == 0, result.output
         command(folder, tmp_path / "whole", "--steps 20")
         found, expected = content(run / "last.h5"), content(tmp_path / "whole" / "last.h5")
         assert [name for name in found if found[name] != expected[name] and name.startswith(("params", "opt"))] == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 # ---- several processes, and a device ---------------------------------------------------------------------------------

@@ -399,7 +399,7 @@ def test_bad_arguments_of_saliency_maps(error, arguments, words):
 def test_bad_options_and_models():
     with complains(ValueError, "compute_saliency_maps", "'smooth'", "at least 0", "-1"):
         compute_saliency_maps(X, [0, 1], linear(), smooth=-1)
-    with complains(TypeError, "compute_saliency_maps", "'smooth'", "integer", "1.5"):
+    with complains(TypeError, "compute_saliency_maps", "'smooth'", "whole number", "1.5"):
         compute_saliency_maps(X, [0, 1], linear(), smooth=1.5)
     with complains(ValueError, "compute_saliency_maps", "'noise'", "nan"):
         compute_saliency_maps(X, [0, 1], linear(), noise=float("nan"))

@@ -21,7 +21,6 @@ from fastrnn.captioning.data import (
     features_file,
     new_folder,
     open_npy,
-    positive,
     read_text,
     write_but_features,
     write_features,
@@ -144,7 +143,7 @@ def build_coco_data(
         The message names file and line or row.
     """
     args = Arguments(_FUNCTION)
-    min_count, max_length = positive(args, "min_count", min_count), positive(args, "max_length", max_length)
+    min_count, max_length = args.whole("min_count", min_count), args.whole("max_length", max_length)
     folder = Path(out)
     check_new(_FUNCTION, folder)
     given: dict[str, tuple[Any, Any, Any]] = {

@@ -16,7 +16,6 @@ once, where the file can still be named.
 from __future__ import annotations
 
 import json
-import operator
 import os
 import shutil
 import tempfile
@@ -46,16 +45,6 @@ def features_file(split: str, pca_features: bool) -> str:
 def urls_file(split: str) -> str:
     """Name of the file with one line per image of a split."""
     return f"{split}2014_urls.txt"
-
-
-def positive(args: Arguments, name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least 1, or what `least` says."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise args.fail(TypeError, name, "be a whole number", type(value).__name__)
-    number = operator.index(value)
-    if number < least:
-        raise args.fail(ValueError, name, f"be at least {least}", str(number))
-    return number
 
 
 def generator(args: Arguments, rng: np.random.Generator | None) -> Any:
@@ -274,7 +263,7 @@ def load_coco_data(
     args = Arguments(function)
     base = Path(base_dir)
     if max_train is not None:
-        max_train = positive(args, "max_train", max_train)
+        max_train = args.whole("max_train", max_train)
     random = generator(args, rng)
     idx_to_word, word_to_idx = read_vocabulary(function, base / VOCABULARY_FILE)
     data: dict[str, Any] = {"idx_to_word": idx_to_word, "word_to_idx": word_to_idx}
@@ -332,7 +321,7 @@ def sample_coco_minibatch(
     urls : str (batch_size,)
     """
     args = Arguments("sample_coco_minibatch")
-    batch_size = positive(args, "batch_size", batch_size)
+    batch_size = args.whole("batch_size", batch_size)
     args.choice("split", split, SPLITS)
     parts = {}
     for part in ("captions", "image_idxs", "features", "urls"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn.arrays import place_of, to_host
-from fastrnn.captioning.data import generator, positive
+from fastrnn.captioning.data import generator
 from fastrnn.captioning.model import CaptioningRNN, log_probabilities
 from fastrnn.checks import Arguments
 
@@ -111,9 +111,9 @@ def sample(
     if not 0 < temperature < math.inf:
         raise args.fail(ValueError, "temperature", "be above 0 and finite", f"{temperature:g}")
     if top_k is not None:
-        top_k = positive(args, "top_k", top_k)
+        top_k = args.whole("top_k", top_k)
     random = generator(args, rng)
-    max_length = positive(args, "max_length", max_length)
+    max_length = args.whole("max_length", max_length)
     drawn: list[np.ndarray] = []
 
     def draw(scores: Any, rows: np.ndarray, t: int) -> Any:
@@ -167,8 +167,8 @@ def beam_search(
         An argument does not fit; the vocabulary has no ``<START>``; or a score of the model is no number.
     """
     args = Arguments("beam_search")
-    max_length = positive(args, "max_length", max_length)
-    K = positive(args, "beam_width", beam_width)
+    max_length = args.whole("max_length", max_length)
+    K = args.whole("beam_width", beam_width)
     alpha = args.number("length_penalty", length_penalty)
     if not 0 <= alpha < math.inf:
         raise args.fail(ValueError, "length_penalty", "be at least 0 and finite", f"{alpha:g}")
@@ -246,7 +246,7 @@ def _one_by_one(
     choose: Callable[[Any, np.ndarray, int], Any],
 ) -> Decoded:
     """Caption images with the words that `choose(scores, images, t)` picks at step t."""
-    max_length = positive(Arguments(function), "max_length", max_length)
+    max_length = Arguments(function).whole("max_length", max_length)
     words, state = _begin(function, model, features)
     null, end = model.word_to_idx["<NULL>"], model.word_to_idx.get("<END>", -1)
     N = len(words)

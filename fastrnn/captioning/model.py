@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn.arrays import HOST, device, place_of, to_host
 from fastrnn.backend import get_backend
-from fastrnn.captioning.data import generator, positive
+from fastrnn.captioning.data import generator
 from fastrnn.checks import FLOATS, Arguments
 from fastrnn.ops.affine import affine_backward, affine_forward
 from fastrnn.ops.embedding import word_embedding_backward, word_embedding_forward
@@ -87,9 +87,9 @@ class CaptioningRNN:
             raise args.fail(TypeError, "word_to_idx", "map words to ids", type(word_to_idx).__name__)
         if "<NULL>" not in word_to_idx:
             raise args.fail(ValueError, "word_to_idx", "have the word '<NULL>', which fills captions up", "none")
-        D = positive(args, "input_dim", input_dim)
-        W = positive(args, "wordvec_dim", wordvec_dim)
-        H = positive(args, "hidden_dim", hidden_dim)
+        D = args.whole("input_dim", input_dim)
+        W = args.whole("wordvec_dim", wordvec_dim)
+        H = args.whole("hidden_dim", hidden_dim)
         self.cell_type = args.choice("cell_type", cell_type, tuple(_CELLS))
         self.dtype = np.dtype(dtype)
         if self.dtype not in FLOATS:
@@ -255,7 +255,7 @@ class CaptioningRNN:
         fastrnn.captioning.greedy : stops after ``<END>``, and gives the probability of each caption.
         """
         state = self._first("CaptioningRNN.sample", features)
-        max_length = positive(Arguments("CaptioningRNN.sample"), "max_length", max_length)
+        max_length = Arguments("CaptioningRNN.sample").whole("max_length", max_length)
         if self._start is None:
             raise ValueError("CaptioningRNN.sample: word_to_idx must have the word '<START>' to begin from, got none")
 

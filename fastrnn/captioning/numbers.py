@@ -12,7 +12,6 @@ The data set is written once, in the COCO file format, to the user's cache folde
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +29,7 @@ from fastrnn.captioning.data import (
     save_coco_data,
     urls_file,
 )
+from fastrnn.runs import cache_dir
 
 __all__ = ["build_numbers", "distort", "load_numbers", "number_words", "numbers_dir"]
 
@@ -172,20 +172,6 @@ def distort(
     lower = pixels[first + width] + right * (pixels[first + width + 1] - pixels[first + width])
     digits = upper + down * (lower - upper)
     return digits.transpose(0, 2, 1, 3).reshape(count, 3 * SIDE * SIDE)
-
-
-def cache_dir() -> Path:
-    """The folder for files made once: ``FASTRNN_CACHE``, or ``fastrnn`` in the user's cache folder of this platform."""
-    named = os.environ.get("FASTRNN_CACHE")
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "fastrnn"
 
 
 def numbers_dir(folder: str | os.PathLike[str] | None = None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import optim
 from fastrnn.arrays import on_device
-from fastrnn.captioning.data import generator, positive, sample_coco_minibatch
+from fastrnn.captioning.data import generator, sample_coco_minibatch
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.checks import Arguments
 from fastrnn.ops.optim import update_all
@@ -94,9 +94,9 @@ class CaptioningSolver:
         self.update_rule = getattr(optim, args.choice("update_rule", update_rule, _RULES))
         self.optim_config = dict(config or {})
         self.lr_decay = args.number("lr_decay", lr_decay)
-        self.batch_size = positive(args, "batch_size", batch_size)
-        self.num_epochs = positive(args, "num_epochs", num_epochs)
-        self.print_every = positive(args, "print_every", print_every)
+        self.batch_size = args.whole("batch_size", batch_size)
+        self.num_epochs = args.whole("num_epochs", num_epochs)
+        self.print_every = args.whole("print_every", print_every)
         self.verbose = verbose
         self.callback = callback
         generator(args, rng)
@@ -139,7 +139,7 @@ class CaptioningSolver:
         if num_iterations is None:
             num_iterations = self.num_epochs * per_epoch
         else:
-            num_iterations = positive(Arguments("CaptioningSolver.train"), "num_iterations", num_iterations)
+            num_iterations = Arguments("CaptioningSolver.train").whole("num_iterations", num_iterations)
         for iteration in range(1, num_iterations + 1):
             loss = self.step()
             if self.verbose and (iteration - 1) % self.print_every == 0:

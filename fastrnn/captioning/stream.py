@@ -32,7 +32,6 @@ from fastrnn.captioning.data import (
     features_file,
     find_dataset,
     open_hdf5,
-    positive,
     read_captions,
     read_urls,
     read_vocabulary,
@@ -164,9 +163,9 @@ class CaptionData:
         if pca_features is not None:
             pca_features = args.flag("pca_features", pca_features)
         if max_train is not None:
-            max_train = positive(args, "max_train", max_train)
+            max_train = args.whole("max_train", max_train)
         seed = _natural(args, "seed", seed)
-        self.memory = positive(args, "memory", memory)
+        self.memory = args.whole("memory", memory)
         self.base_dir = base = Path(base_dir)
         self.waited = 0.0
         self._files: list[Any] = []
@@ -333,7 +332,7 @@ class CaptionData:
         function = "CaptionData.ordered"
         args = Arguments(function)
         part = self._split("ordered", split)
-        size = positive(args, "batch_size", batch_size)
+        size = args.whole("batch_size", batch_size)
         _strata(args, shard, size)
 
         def windows() -> Iterator[list[_Item]]:
@@ -374,10 +373,10 @@ class CaptionData:
         function = "CaptionData.images"
         args = Arguments(function)
         part = self._split("images", split)
-        size = positive(args, "batch_size", batch_size)
+        size = args.whole("batch_size", batch_size)
         total = self.num_images(split)
         if limit is not None:
-            total = min(total, positive(args, "limit", limit))
+            total = min(total, args.whole("limit", limit))
 
         def windows() -> Iterator[list[_Item]]:
             step = max(1, self._images(part, self.memory // 8) // size) * size
@@ -407,7 +406,7 @@ class CaptionData:
             ``<UNK>`` in all words; and ``examples``, pairs of URL and caption.
         """
         args = Arguments("CaptionData.describe")
-        examples = positive(args, "examples", examples, least=0)
+        examples = args.whole("examples", examples, least=0)
         unknown = self.word_to_idx.get("<UNK>", -1)
         marks = [self.word_to_idx[mark] for mark in ("<NULL>", "<START>", "<END>") if mark in self.word_to_idx]
         names = [VOCABULARY_FILE, CAPTIONS_FILE]
@@ -598,7 +597,7 @@ class CaptionData:
         """Captions of a minibatch, and minibatches of an epoch."""
         part = self._split(method, split)
         args = Arguments(f"CaptionData.{method}")
-        size = positive(args, "batch_size", batch_size)
+        size = args.whole("batch_size", batch_size)
         if not len(part.captions):
             raise args.fail(ValueError, "split", "have captions", f"{split!r}, in which {self.base_dir} has none")
         return min(size, len(part.captions)), max(1, len(part.captions) // size)
@@ -621,14 +620,14 @@ def _with_rows(rows: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _natural(args: Arguments, name: str, value: Any) -> int:
     """A whole number of at least 0."""
-    return positive(args, name, value, least=0)
+    return args.whole(name, value, least=0)
 
 
 def _strata(args: Arguments, shard: tuple[int, int], size: int) -> tuple[int, int]:
     """The captions of a minibatch that a shard takes: the first, and the one after the last."""
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise args.fail(TypeError, "shard", "be a pair (rank, world)", repr(shard))
-    world = positive(args, "shard", shard[1])
+    world = args.whole("shard", shard[1])
     rank = _natural(args, "shard", shard[0])
     if rank >= world:
         raise args.fail(ValueError, "shard", f"have a rank in 0..{world - 1}", str(rank))

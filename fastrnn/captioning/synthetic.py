@@ -16,7 +16,6 @@ from fastrnn.captioning.data import (
     check_room,
     features_file,
     new_folder,
-    positive,
     write_but_features,
     write_features,
 )
@@ -76,14 +75,14 @@ def synthetic_coco_data(
     function = "synthetic_coco_data"
     args = Arguments(function)
     images = {
-        "train": positive(args, "train_images", train_images),
-        "val": positive(args, "val_images", val_images),
+        "train": args.whole("train_images", train_images),
+        "val": args.whole("val_images", val_images),
     }
-    number = {"train": positive(args, "captions", captions), "val": positive(args, "val_captions", val_captions)}
-    dim = positive(args, "dim", dim)
-    vocabulary = positive(args, "vocabulary", vocabulary, least=len(SPECIAL_WORDS) + 1)
-    length = positive(args, "length", length, least=3)
-    seed = positive(args, "seed", seed, least=0)
+    number = {"train": args.whole("captions", captions), "val": args.whole("val_captions", val_captions)}
+    dim = args.whole("dim", dim)
+    vocabulary = args.whole("vocabulary", vocabulary, least=len(SPECIAL_WORDS) + 1)
+    length = args.whole("length", length, least=3)
+    seed = args.whole("seed", seed, least=0)
     folder = Path(out)
     check_new(function, folder)
     total = sum(images.values())

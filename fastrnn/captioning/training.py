@@ -20,7 +20,6 @@ import numpy as np
 from fastrnn import optim
 from fastrnn.arrays import on_device, place_of, to_host
 from fastrnn.captioning.checkpoint import Checkpoint, load_checkpoint, prepared, save_checkpoint
-from fastrnn.captioning.data import positive
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.captioning.numbers import SIDE, distort
 from fastrnn.checks import Arguments
@@ -155,12 +154,12 @@ class TrainingConfig:
         args.choice("dtype", str(self.dtype), DTYPES)
         changed: dict[str, Any] = {"dtype": str(self.dtype)}
         for name in ("wordvec_dim", "hidden_dim", "batch_size", "epochs", "log_every", "memory"):
-            changed[name] = positive(args, name, getattr(self, name))
+            changed[name] = args.whole(name, getattr(self, name))
         for name in ("steps", "patience", "validate_every", "save_every", "max_train"):
             value = getattr(self, name)
-            changed[name] = None if value is None else positive(args, name, value)
+            changed[name] = None if value is None else args.whole(name, value)
         for name in ("seed", "warmup"):
-            changed[name] = positive(args, name, getattr(self, name), least=0)
+            changed[name] = args.whole(name, getattr(self, name), least=0)
         rate = RULES[self.rule] if self.learning_rate is None else self.learning_rate
         changed["learning_rate"] = self._real(args, "learning_rate", rate, 0, math.inf, open_below=True)
         changed["lr_decay"] = self._real(args, "lr_decay", self.lr_decay, 0, 1, open_below=True)

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from fastrnn.captioning.data import positive
 from fastrnn.checks import Arguments
 
 __all__ = [
@@ -74,7 +73,7 @@ def generator(noise_dim: int = NOISE_DIM) -> nn.Sequential:
     ValueError, TypeError
         `noise_dim` is no whole number of at least 1.
     """
-    noise_dim = positive(Arguments("generator"), "noise_dim", noise_dim)
+    noise_dim = Arguments("generator").whole("noise_dim", noise_dim)
     return nn.Sequential(
         nn.Linear(noise_dim, 1024),
         nn.ReLU(),
@@ -107,8 +106,8 @@ def dc_discriminator(channels: int = 32, hidden_dim: int = 256) -> nn.Sequential
         An argument is no whole number of at least 1.
     """
     args = Arguments("dc_discriminator")
-    channels = positive(args, "channels", channels)
-    hidden_dim = positive(args, "hidden_dim", hidden_dim)
+    channels = args.whole("channels", channels)
+    hidden_dim = args.whole("hidden_dim", hidden_dim)
     return nn.Sequential(
         nn.Conv2d(1, channels, 4, stride=2, padding=1),
         nn.LeakyReLU(0.2),
@@ -151,9 +150,9 @@ def dc_generator(noise_dim: int = NOISE_DIM, channels: int = 128, hidden_dim: in
     A version of this network that was published reshapes to 28×28 where it should to 7×7, and makes images of 112×112.
     """
     args = Arguments("dc_generator")
-    noise_dim = positive(args, "noise_dim", noise_dim)
-    channels = positive(args, "channels", channels, least=2)
-    hidden_dim = positive(args, "hidden_dim", hidden_dim)
+    noise_dim = args.whole("noise_dim", noise_dim)
+    channels = args.whole("channels", channels, least=2)
+    hidden_dim = args.whole("hidden_dim", hidden_dim)
     if channels % 2:
         raise args.fail(ValueError, "channels", "be even", str(channels))
     # What comes before a batch normalisation needs no bias: it would be taken off again with the mean.
@@ -317,7 +316,7 @@ def sample_noise(
         A size is no whole number of at least 1, or the seed is none that `numpy.random.default_rng` takes.
     """
     args = Arguments("sample_noise")
-    shape = positive(args, "batch_size", batch_size), positive(args, "dim", dim)
+    shape = args.whole("batch_size", batch_size), args.whole("dim", dim)
     try:
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrnn.captioning.data import positive
 from fastrnn.checks import Arguments
 from fastrnn.runs import deferred_signals, log_line, log_records, replaced, write_whole
 from fastrnn.vision import gan
@@ -152,14 +151,14 @@ class GANConfig:
         changed: dict[str, Any] = {}
         for name in ("steps", "batch_size", "generator_lr", "discriminator_lr"):
             changed[name] = getattr(kind if getattr(self, name) is None else self, name)
-        changed["steps"] = positive(args, "steps", changed["steps"])
+        changed["steps"] = args.whole("steps", changed["steps"])
         # Of one image alone a batch normalisation has no deviation.
-        changed["batch_size"] = positive(args, "batch_size", changed["batch_size"], least=2)
+        changed["batch_size"] = args.whole("batch_size", changed["batch_size"], least=2)
         for name in ("noise_dim", "save_every", "log_every"):
-            changed[name] = positive(args, name, getattr(self, name))
+            changed[name] = args.whole(name, getattr(self, name))
         if self.sample_every is not None:
-            changed["sample_every"] = positive(args, "sample_every", self.sample_every)
-        changed["seed"] = positive(args, "seed", self.seed, least=0)
+            changed["sample_every"] = args.whole("sample_every", self.sample_every)
+        changed["seed"] = args.whole("seed", self.seed, least=0)
         for name in ("generator_lr", "discriminator_lr"):
             value = args.number(name, changed[name])
             if not 0 < value < math.inf:
@@ -585,8 +584,8 @@ class GANTrainer:
             `count` is no whole number of at least 1, or `seed` of at least 0.
         """
         args = Arguments("GANTrainer.sample")
-        count = positive(args, "count", count)
-        seed = self.config.seed if seed is None else positive(args, "seed", seed, least=0)
+        count = args.whole("count", count)
+        seed = self.config.seed if seed is None else args.whole("seed", seed, least=0)
         return self._generated(gan.sample_noise(count, self.config.noise_dim, [seed, 0, _SAMPLED]))
 
     def _generated(self, noise: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ from the one to the other. Pillow reads, writes and resizes.
 from __future__ import annotations
 
 import io
-import operator
 import os
 import warnings
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastrnn.checks import Arguments
 from fastrnn.runs import write_whole
 
 __all__ = [
@@ -81,7 +81,7 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
     """
     Image = _pillow("read_image")
     if size is not None:
-        size = _length("read_image", size)
+        size = Arguments("read_image").whole("size", size)
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"read_image: {path}: expected an image file, found a folder")
@@ -221,7 +221,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     ValueError, TypeError
         `image` is no such array, `size` is below 1, or the result would hold more pixels than Pillow's limit.
     """
-    size = _length("resize", size)
+    size = Arguments("resize").whole("size", size)
     Image = _pillow("resize")
     return _resized("resize", Image.fromarray(np.ascontiguousarray(_checked("resize", image))), size)
 
@@ -309,9 +309,9 @@ def clamp_(tensor: torch.Tensor) -> torch.Tensor:
         The same one.
     """
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-        raise _wrong(TypeError, "clamp_", "tensor", "be a floating-point Tensor (N, 3, H, W)", _what(tensor))
+        raise Arguments("clamp_").fail(TypeError, "tensor", "be a floating-point Tensor (N, 3, H, W)", _what(tensor))
     if tensor.ndim != 4 or tensor.shape[1] != 3:
-        raise _wrong(ValueError, "clamp_", "tensor", "have shape (N, 3, H, W)", _what(tensor))
+        raise Arguments("clamp_").fail(ValueError, "tensor", "have shape (N, 3, H, W)", _what(tensor))
     with torch.no_grad():
         for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
             tensor[:, channel].clamp_(-mean / std, (1 - mean) / std)
@@ -356,10 +356,6 @@ def _pillow(function: str) -> Any:
     return Image
 
 
-def _wrong(kind: type[Exception], function: str, name: str, expected: str, actual: str) -> Exception:
-    return kind(f"{function}: argument '{name}' must {expected}, got {actual}")
-
-
 def _what(value: Any) -> str:
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
@@ -369,24 +365,14 @@ def _what(value: Any) -> str:
 def _checked(function: str, image: Any, grey: bool = False) -> np.ndarray:
     expected = "be a uint8 array (H, W, 3)" + (" or (H, W)" if grey else "")
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise _wrong(TypeError, function, "image", expected, _what(image))
+        raise Arguments(function).fail(TypeError, "image", expected, _what(image))
     if not ((image.ndim == 3 and image.shape[2] == 3) or (grey and image.ndim == 2)) or 0 in image.shape:
-        raise _wrong(ValueError, function, "image", expected, _what(image))
+        raise Arguments(function).fail(ValueError, "image", expected, _what(image))
     return image
 
 
 def _check_tensor(function: str, tensor: Any) -> None:
     if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-        raise _wrong(TypeError, function, "tensor", "be a floating-point Tensor (1, 3, H, W)", _what(tensor))
+        raise Arguments(function).fail(TypeError, "tensor", "be a floating-point Tensor (1, 3, H, W)", _what(tensor))
     if tensor.ndim != 4 or tuple(tensor.shape[:2]) != (1, 3) or 0 in tensor.shape:
-        raise _wrong(ValueError, function, "tensor", "have shape (1, 3, H, W)", _what(tensor))
-
-
-def _length(function: str, size: Any) -> int:
-    try:
-        size = operator.index(size)
-    except TypeError:
-        raise _wrong(TypeError, function, "size", "be a whole number of pixels", type(size).__name__) from None
-    if size < 1:
-        raise _wrong(ValueError, function, "size", "be at least 1 pixel", str(size))
-    return int(size)
+        raise Arguments(function).fail(ValueError, "tensor", "have shape (1, 3, H, W)", _what(tensor))

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastrnn.captioning.numbers import cache_dir
+from fastrnn.checks import Arguments
+from fastrnn.runs import cache_dir
 from fastrnn.vision.data import SIDE, digits
 from fastrnn.vision.images import write_file
 
@@ -764,10 +765,8 @@ def _layers(function: str, network: Network, layers: Sequence[int] | None) -> li
 
 
 def _seed(function: str, seed: Any) -> int:
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"{function}: argument 'seed' must be a whole number, got {type(seed).__name__}") from None
-    if not 0 <= value < 2**63:
-        raise ValueError(f"{function}: argument 'seed' must lie in [0, 2**63), got {value}")
+    check = Arguments(function)
+    value = check.whole("seed", seed, 0)
+    if value >= 2**63:
+        raise check.fail(ValueError, "seed", "be below 2**63", str(value))
     return value

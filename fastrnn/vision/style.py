@@ -8,7 +8,6 @@ goes back through them; the losses and their gradients are the kernels of `fastr
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from fastrnn.checks import Arguments
 from fastrnn.torch import content_loss, gram_matrix, style_loss, tv_loss
 from fastrnn.vision.images import clamp_, deprocess, preprocess, read_image, resize
 from fastrnn.vision.networks import VGG16, Network, RandomNet, SqueezeNet, check_size
@@ -546,13 +546,13 @@ class _Run:
                 f"{function}: argument 'optimizer' must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"
             )
         self.function, self.optimizer, self.callback = function, optimizer, callback
-        self.steps = _whole(function, "num_iterations", num_iterations, 1)
-        self.scales = _whole(function, "scales", preset.scales if scales is None else scales, 1)
-        self.seed = _whole(function, "seed", seed, 0)
+        self.steps = Arguments(function).whole("num_iterations", num_iterations, 1)
+        self.scales = Arguments(function).whole("scales", preset.scales if scales is None else scales, 1)
+        self.seed = Arguments(function).whole("seed", seed, 0)
         if self.seed >= 2**63:
             raise ValueError(f"{function}: argument 'seed' must be below 2**63, got {seed}")
         rate = preset.learning_rate if learning_rate is None else learning_rate
-        self.rate = _number(function, "learning_rate", rate)
+        self.rate = Arguments(function).finite("learning_rate", rate)
         if not self.rate:
             raise ValueError(f"{function}: argument 'learning_rate' must be above 0, got {learning_rate!r}")
         self.final_rate = self.rate * preset.final_rate / preset.learning_rate
@@ -721,7 +721,10 @@ def _settings(
             f"{len(weights)} entries"
         )
     checked = [
-        (_layer(function, f"style_layers[{i}]", layer, network), _number(function, f"style_weights[{i}]", weight))
+        (
+            _layer(function, f"style_layers[{i}]", layer, network),
+            Arguments(function).finite(f"style_weights[{i}]", weight),
+        )
         for i, (layer, weight) in enumerate(zip(layers, weights, strict=True))
     ]
     used = [(layer, weight) for layer, weight in checked if weight]
@@ -729,18 +732,18 @@ def _settings(
         content_layer=_layer(
             function, "content_layer", preset.content_layer if content_layer is None else content_layer, network
         ),
-        content_weight=_number(
-            function, "content_weight", preset.content_weight if content_weight is None else content_weight
+        content_weight=Arguments(function).finite(
+            "content_weight", preset.content_weight if content_weight is None else content_weight
         ),
         style_layers=tuple(layer for layer, _ in used),
         style_weights=tuple(weight for _, weight in used),
-        tv_weight=_number(function, "tv_weight", preset.tv_weight if tv_weight is None else tv_weight),
+        tv_weight=Arguments(function).finite("tv_weight", preset.tv_weight if tv_weight is None else tv_weight),
         pixels=pixels,
     )
 
 
 def _layer(function: str, name: str, value: Any, network: Network) -> int:
-    index = _whole(function, name, value)
+    index = Arguments(function).whole(name, value, None)
     if not 0 <= index < len(network.stages):
         raise IndexError(
             f"{function}: argument '{name}' must lie in [0, {len(network.stages)}), the stages of "
@@ -749,28 +752,8 @@ def _layer(function: str, name: str, value: Any, network: Network) -> int:
     return index
 
 
-def _whole(function: str, name: str, value: Any, least: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: argument '{name}' must be a whole number, got {type(value).__name__}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{function}: argument '{name}' must be at least {least}, got {number}")
-    return number
-
-
-def _number(function: str, name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: argument '{name}' must be a number, got {type(value).__name__}") from None
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{function}: argument '{name}' must be finite and at least 0, got {number:g}")
-    return number
-
-
 def _size(function: str, name: str, value: Any, preset: Preset) -> int:
-    return _whole(function, name, getattr(preset, name) if value is None else value, 1)
+    return Arguments(function).whole(name, getattr(preset, name) if value is None else value, 1)
 
 
 def _image(function: str, name: str, value: Any, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fastrnn.checks import Arguments
+from fastrnn.checks import Arguments, is_whole
 from fastrnn.vision.images import MEAN, STD
 
 __all__ = ["blur", "compute_saliency_maps", "create_class_visualization", "image_bounds", "make_fooling_image"]
@@ -75,13 +75,13 @@ def compute_saliency_maps(
     classes = _classes(check, "y", y, images)
     if len(classes) != len(images):
         raise check.fail(ValueError, "y", f"have one class for each of the {len(images)} images", f"{len(classes)}")
-    _whole(check, "smooth", smooth, 0)
-    _finite(check, "noise", noise)
+    check.whole("smooth", smooth, 0)
+    check.finite("noise", noise)
     with _evaluating(model):
         if not smooth:
             gradient = _gradient(check, model, images, classes)
         else:
-            generator = torch.Generator(images.device).manual_seed(_whole(check, "seed", seed, 0))
+            generator = torch.Generator(images.device).manual_seed(check.whole("seed", seed, 0))
             low, high = torch.aminmax(images.flatten(1), dim=1)
             sigma = (noise * (high - low))[:, None, None, None]
             gradient = torch.zeros_like(images)
@@ -151,8 +151,8 @@ def make_fooling_image(
         raise check.fail(ValueError, "X", "hold one image, (1, C, H, W)", f"shape {tuple(images.shape)}")
     classes = _class(check, target_y, images)
     target = int(classes)
-    _finite(check, "learning_rate", learning_rate, above=True)
-    _whole(check, "max_iter", max_iter, 1)
+    check.finite("learning_rate", learning_rate, above=True)
+    check.whole("max_iter", max_iter, 1)
     limits = _limits(check, bounds, images)
     image = images.clone()
     with _evaluating(model):
@@ -254,21 +254,21 @@ def create_class_visualization(
     """
     check = Arguments("create_class_visualization")
     channels, height, width = _shape(check, shape)
-    _finite(check, "l2_reg", l2_reg)
-    _finite(check, "learning_rate", learning_rate, above=True)
-    _finite(check, "blur_sigma", blur_sigma)
+    check.finite("l2_reg", l2_reg)
+    check.finite("learning_rate", learning_rate, above=True)
+    check.finite("blur_sigma", blur_sigma)
     for name, value, least in (
         ("num_iterations", num_iterations, 0),
         ("blur_every", blur_every, 0),
         ("max_jitter", max_jitter, 0),
         ("seed", seed, 0),
     ):
-        _whole(check, name, value, least)
+        check.whole(name, value, least)
     dtype, device = _place(model)
     # Drawn on the CPU, so that every device begins with the same noise.
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((1, channels, height, width), generator=generator)
-    classes = _classes(check, "target_y", [target_y] if _is_whole(target_y) else target_y, noise.to(device))
+    classes = _classes(check, "target_y", [target_y] if is_whole(target_y) else target_y, noise.to(device))
     if not len(classes):
         raise check.fail(ValueError, "target_y", "be a class, or hold at least one", "none")
     if start is None:
@@ -320,7 +320,7 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """
     check = Arguments("blur")
     images = _images(check, "images", images)
-    radius = math.ceil(_SIGMAS * _finite(check, "sigma", sigma) - 0.5)
+    radius = math.ceil(_SIGMAS * check.finite("sigma", sigma) - 0.5)
     if radius < 1:
         return images.clone()
     places = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
@@ -423,37 +423,15 @@ def _classes(check: Arguments, name: str, value: Any, images: torch.Tensor) -> t
 
 
 def _class(check: Arguments, value: Any, images: torch.Tensor) -> torch.Tensor:
-    if not _is_whole(value):
+    if not is_whole(value):
         got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
         raise check.fail(TypeError, "target_y", "be an integer", got)
     return _classes(check, "target_y", [int(value)], images)
 
 
-def _is_whole(value: Any) -> bool:
-    """Whether it is a single integer, NumPy's and PyTorch's among them."""
-    if isinstance(value, torch.Tensor):
-        return not value.ndim and not value.is_floating_point() and value.dtype != torch.bool
-    return hasattr(value, "__index__") and not isinstance(value, bool) and not getattr(value, "ndim", 0)
-
-
-def _whole(check: Arguments, name: str, value: Any, least: int) -> int:
-    if not _is_whole(value):
-        raise check.fail(TypeError, name, "be an integer", repr(value))
-    if int(value) < least:
-        raise check.fail(ValueError, name, f"be at least {least}", str(int(value)))
-    return int(value)
-
-
-def _finite(check: Arguments, name: str, value: Any, above: bool = False) -> float:
-    number = check.number(name, value)
-    if not (0 < number if above else 0 <= number) or number == math.inf:
-        raise check.fail(ValueError, name, f"be finite and {'above' if above else 'at least'} 0", f"{number:g}")
-    return number
-
-
 def _shape(check: Arguments, shape: Any) -> tuple[int, int, int]:
     sizes = tuple(shape) if isinstance(shape, Sequence) else ()
-    if len(sizes) != 3 or not all(_is_whole(size) and size > 0 for size in sizes):
+    if len(sizes) != 3 or not all(is_whole(size) and size > 0 for size in sizes):
         raise check.fail(ValueError, "shape", "be (C, H, W), three integers above 0", repr(shape))
     channels, height, width = map(int, sizes)
     return channels, height, width
