@@ -17,7 +17,7 @@ DEVELOPERS := FASTRNN_WARNINGS_AS_ERRORS=ON;FASTRNN_CUDA_ON_HOST=ON;FASTRNN_CUDA
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz emulate-amx sanitize sanitize-address sanitize-thread lint format bench readme gallery \
 	accuracy benchmarks docs docs-check docs-links instructions guard cuda-report test-gpu bench-gpu dist dist-check \
-	dist-cuda fuzz-files documents evidence neighbours clean
+	dist-cuda fuzz-files documents mutations evidence neighbours clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ fuzz-files: $(INSTALLED) ## 10,000 mutated files for every reader of files, by l
 
 documents: $(INSTALLED) ## run every code block of the documents, and provoke every message that they explain
 	@$(BIN)/python tests/documents.py
+
+mutations: $(INSTALLED) ## plant faults, one at a time, and see that the tests catch each; write docs/mutations.md
+	@$(BIN)/python tests/mutations.py
 
 evidence: $(INSTALLED) ## write docs/evidence.md, the table of what the long checks found, from their records
 	@$(BIN)/python bench/evidence.py

@@ -171,3 +171,16 @@ def test_instruction_sets_can_be_forced():
         assert run(code, FASTRNN_ISA=isa) == isa
     message = run("import fastrnn; print(fastrnn.backend_status()['cpu'])", FASTRNN_ISA="abacus")
     assert "abacus" in message and all(isa in message for isa in _cpu.isa_supported())
+
+
+@pytest.mark.skipif(bool(fastrnn.backend_status()["cpu"]), reason="the C++ kernels were not built")
+@pytest.mark.parametrize("position", range(3))
+def test_kernels_read_no_memory_as_another_dtype(position):
+    """The one check of the bindings themselves: against who calls them past those of `fastrnn.ops`."""
+    from fastrnn import _cpu
+
+    w, dw, out = (np.ones(4, np.float32) for _ in range(3))
+    arrays = [w, dw, out]
+    arrays[position] = np.ones(4, np.float64 if position else np.float16)
+    with pytest.raises(TypeError, match="arrays of one call must have one dtype"):
+        _cpu.sgd(arrays[0], arrays[1], 0.1, arrays[2])

@@ -1,6 +1,7 @@
 """Errors of every public function, for what no function can take; what is particular is in the tests of the rows."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def test_a_layout_that_is_an_array():
         fastrnn.gram_matrix(features, layout=layouts)
     with complains(ValueError, "gram_backward", "'layout' must be one of 'NCHW', 'NHWC'"):
         fastrnn.gram_backward(np.ones((1, 2, 2)), features, layout=layouts)
+
+
+def field_of_packed_records(a):
+    """The same numbers, not aligned, and at strides that are no multiples of their size."""
+    records = np.zeros(a.shape, [("before", np.int8), ("value", a.dtype)])
+    records["value"] = a
+    return records["value"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_fields_of_packed_records_are_read_where_they_are(function, backend, monkeypatch):
+    monkeypatch.setitem(conformance.LAYOUTS, "packed records", field_of_packed_records)
+    cases = (case for cases in conformance.CASES.values() for case in cases() if case.function == function)
+    case = next(case for case in cases if min(a.size for a in case.arrays.values()) > 1)
+    fields = map(field_of_packed_records, case.arrays.values())
+    assert all(a.strides[-1] % a.itemsize for a in fields if a.itemsize > 1)
+    outcome = conformance.run_case(replace(case, layout="packed records"), backend, "float32")
+    assert not outcome.failure
 
 
 @pytest.mark.parametrize("value", [3, np.int8(3), np.array(3), np.uint64(3)])

@@ -328,7 +328,7 @@ def test_scores_that_are_no_numbers(value):
     [
         (greedy, {"max_length": 0}, ValueError, ("max_length", "at least 1", "0")),
         (greedy, {"features": np.zeros((6, 3))}, ValueError, ("features", "D", "(6, 3)")),
-        (sample, {"max_length": 2.0}, TypeError, ("max_length", "float")),
+        (sample, {"max_length": 2.0}, TypeError, ("max_length", "a whole number, got 2.0")),
         (sample, {"temperature": 0}, ValueError, ("temperature", "above 0", "0")),
         (sample, {"temperature": -1.0}, ValueError, ("temperature", "above 0", "-1")),
         (sample, {"temperature": math.nan}, ValueError, ("temperature", "nan")),
@@ -337,7 +337,7 @@ def test_scores_that_are_no_numbers(value):
         (sample, {"rng": 3}, TypeError, ("rng", "Generator", "int")),
         (beam_search, {"max_length": -1}, ValueError, ("max_length", "-1")),
         (beam_search, {"beam_width": 0}, ValueError, ("beam_width", "at least 1")),
-        (beam_search, {"beam_width": 2.5}, TypeError, ("beam_width", "float")),
+        (beam_search, {"beam_width": 2.5}, TypeError, ("beam_width", "a whole number, got 2.5")),
         (beam_search, {"length_penalty": -0.1}, ValueError, ("length_penalty", "at least 0", "-0.1")),
         (beam_search, {"length_penalty": math.nan}, ValueError, ("length_penalty", "nan")),
         (beam_search, {"features": np.zeros(4)}, ValueError, ("features", "2-dimensional")),

@@ -65,6 +65,7 @@ GRID = {
             "faulty_readers.py",
             "full_disk.py",
             "harness.py",
+            "mutations.py",
             "neighbours.py",
             "processes.py",
             "recurrent.py",
