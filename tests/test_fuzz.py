@@ -282,8 +282,8 @@ def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, kind: 
     # the oracle with its units in another order in 4, and with correctly rounded sigmoids and tanhs in 5; their errors
     # were on average 0.99, 0.98, 1.01 and 0.79 of the oracle's. Gates at their limits amplify rounding, and in a few
     # of these the oracle happens to be right. With a quarter of that none of 2,000 came nearer to the bound than 0.66.
-    if kind == "small" and np.dtype(dtype).kind == "f":
-        values /= 4
+    if kind == "small":  # integers: a one here and there, or gradients would explode
+        values = values / 4 if np.dtype(dtype).kind == "f" else np.sign(values) * (rng.random(shape) < 0.1)
     if kind == "squares" or np.dtype(dtype).kind in "ub":
         values = np.abs(values)
     return np.asarray(values).astype(dtype)
