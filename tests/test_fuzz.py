@@ -569,13 +569,15 @@ def _predict(call: Call) -> Prediction:
     sizes = _fit({name: kind[1] for name, kind in kinds.items()}, shapes, known or {})
     if sizes is None:
         fault(ValueError, *shapes)
-    elif readable:
-        _check_values(call, kinds, clean, sizes, fault)
+    else:
+        _check_sizes(call, clean, sizes, fault)
+        if readable:
+            _check_values(call, kinds, clean, sizes, fault)
     return Prediction(faults, clean, None if faults else _dtype(call, clean, kinds), sizes)
 
 
 def _check_values(call: Call, kinds: Any, clean: dict[str, Any], sizes: dict[str, Any], fault: Any) -> None:
-    """Ids and lengths against their ranges, and sizes that a mean cannot be taken over."""
+    """Ids and lengths against their ranges."""
     for name, seen in clean.items():
         kind = kinds[name][0]
         if kind in ("ids", "targets", "lengths") and seen.dtype.kind in "iu":
@@ -588,14 +590,19 @@ def _check_values(call: Call, kinds: Any, clean: dict[str, Any], sizes: dict[str
                 bad &= counted.astype(bool)
             if bad.any():
                 fault(ValueError if kind == "lengths" else IndexError, name)
+
+
+def _check_sizes(call: Call, clean: dict[str, Any], sizes: dict[str, Any], fault: Any) -> None:
+    """Sizes that a mean cannot be taken over; arguments that cannot be read leave some unknown."""
     function = call.function
-    if function.endswith("softmax_loss") and sizes["N"] == 0:
+    if function.endswith("softmax_loss") and sizes.get("N") == 0:
         fault(ValueError, "x", "h")
-    if function.startswith("gram") and clean.get("normalize", True) and 0 in (sizes["C"], sizes["H"], sizes["W"]):
+    if function.startswith("gram") and clean.get("normalize", True) and 0 in (sizes.get(axis) for axis in "CHW"):
         fault(ValueError, "features")
-    if function.startswith("style"):
+    layers = clean.get("style_layers")
+    if function.startswith("style") and isinstance(layers, np.ndarray):
         for index, axes in enumerate(("CHW", "EIJ")):
-            if list(np.asarray(clean["style_layers"]).flat) == [index] and 0 in (sizes[axis] for axis in axes):
+            if list(layers.flat) == [index] and 0 in (sizes.get(axis) for axis in axes):
                 fault(ValueError, f"feats[{index}]")
 
 
