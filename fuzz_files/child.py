@@ -139,13 +139,13 @@ class Trial:
         if self._names() != self.held:
             raise Fault(f"leaves files behind: {', '.join(sorted(self._names() ^ self.held))}")
         gc.collect()
-        limit_memory(self.memory)
 
     def __call__(self, data: bytes) -> None:
         """Read one file; raises `Fault`, or does not come back."""
         board = self.board
         self.path.write_bytes(data)
         before = _begin_peak()
+        limit_memory(self.memory)  # of this file: HDF5 keeps for good what it announced to itself of earlier ones
         board["since"] = time.monotonic_ns()
         board["reading"] = 1
         try:

@@ -465,8 +465,9 @@ class Hdf5(_Remembering):
                 else:
                     dtype, value = one["dtype"], one["value"]
                     dtype = np.dtype(ast.literal_eval(dtype)) if str(dtype)[:1] == "[" else dtype
-                    if dtype is not None and np.dtype(dtype).kind == "O" and not isinstance(value, bytes):
-                        # References made of numbers would be addresses: h5py follows them, and the process dies.
+                    text = isinstance(value, bytes) and h5py.check_string_dtype(np.dtype(dtype or "S")) is not None
+                    if dtype is not None and np.dtype(dtype).kind == "O" and not text:
+                        # References made of anything else would be addresses: h5py follows them, and the process dies.
                         group.create_dataset(name, np.shape(value), dtype)
                     else:
                         group.create_dataset(name, data=value, dtype=dtype, **made(one))

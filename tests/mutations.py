@@ -297,7 +297,8 @@ FAULTS = (
         "[] {}",
         "stale state",
         "a child of a fork waits for threads that it does not have, for ever",
-        "threads",
+        "neighbours",
+        select="fork",
     ),
     _cpu(
         "tanh-loses-small-numbers",
