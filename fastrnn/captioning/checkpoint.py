@@ -16,6 +16,7 @@ import numpy as np
 from fastrnn.arrays import HOST, device, to_host
 from fastrnn.backend import get_backend
 from fastrnn.captioning.data import HDF5_ERRORS, import_h5py, not_stored
+from fastrnn.captioning.hdf5_structure import circular
 from fastrnn.captioning.model import CaptioningRNN
 from fastrnn.runs import json_value, write_whole
 
@@ -227,6 +228,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"load_checkpoint: {path}: expected a checkpoint of `fastrnn train` here, found nothing"
         )
     try:
+        if wrong := circular(path):
+            raise _Wrong(f"expected a checkpoint, but the file is damaged: {wrong}")
         with h5py.File(path, "r") as file:
             return _read(file)
     except _Wrong as wrong:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.captioning.hdf5_structure import circular
 from fastrnn.checks import Arguments
 from fastrnn.runs import json_value
 
@@ -82,6 +83,8 @@ def open_hdf5(function: str, path: Path) -> Any:
     h5py = import_h5py(function)
     if not path.is_file():
         raise FileNotFoundError(f"{function}: {path}: expected an HDF5 file here, found {_what_is(path)}")
+    if wrong := circular(path):  # the library would go round for ever, and take memory at each turn
+        raise ValueError(f"{function}: {path}: expected an HDF5 file, but it is damaged: {wrong}")
     try:
         return h5py.File(path, "r")
     except HDF5_ERRORS as error:
