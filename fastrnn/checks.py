@@ -356,7 +356,9 @@ class Arguments:
     def whole(self, name: str, value: Any, least: int | None = 1) -> int:
         """A whole number of at least 1, or what `least` says; None: any."""
         if not is_whole(value):
-            shown = repr(value) if isinstance(value, (bool, float)) else _type_name(value)
+            shown = _type_name(value)
+            if isinstance(value, (bool, float)):
+                shown = f"{value!r} ({shown})"
             raise self.fail(TypeError, name, "be a whole number", shown)
         number = operator.index(value)
         if least is not None and number < least:

@@ -121,8 +121,10 @@ def run(
             Board(work / name / BOARD)
         with open(work / "log.txt", "wb") as log, _started(command, log) as process:
             for name in readers:
-                yield _watch(process, name, work, files if repeat is None else 1, seconds, keep, stopped)
-                if _fault_of(process, work / name):
+                outcome = _watch(process, name, work, files if repeat is None else 1, seconds, keep, stopped)
+                yield outcome
+                # Not by the process: it may be at the next reader, and at that one's end.
+                if outcome.fault or (work / name / FAULT).exists():
                     return
 
 
@@ -137,10 +139,6 @@ def _started(command: list[str], log: object) -> Iterator[subprocess.Popen[bytes
     finally:
         process.kill()
         process.wait()
-
-
-def _fault_of(process: subprocess.Popen[bytes], work: Path) -> bool:
-    return process.poll() not in (None, 0) or (work / FAULT).exists()
 
 
 def _watch(

@@ -123,7 +123,8 @@ class _Walk:
 
     def tree(self, at: int, kind: int, key: int) -> None:
         """A B-tree of a group (kind 0) or of a dataset's chunks (1), whose keys have so many bytes."""
-        nodes, known = [(at, None)], {at}
+        nodes: list[tuple[int, int | None]] = [(at, None)]
+        known = {at}
         while nodes:
             at, level = nodes.pop()
             if at == _NONE or not self.signed(at, b"TREE"):
