@@ -52,12 +52,15 @@ def test_libfuzzer_finds_its_way(tmp_path):
     assert not outcome.fault and outcome.files == 300 and outcome.edges > 20
 
 
-@pytest.mark.parametrize("name", [name for name, reader in table.READERS.items() if reader.form is not None])
+# A training run prepares the files of these; their forms are those of others.
+OF_RUNS = ("checkpoint", "gan-checkpoint", "gan-samples", "sheet-image")
+FORMED = [name for name, reader in table.READERS.items() if reader.form is not None and name not in OF_RUNS]
+
+
+@pytest.mark.parametrize("name", FORMED)
 def test_changed_values_get_past_the_outer_format(name, tmp_path):
     """A form's own files differ from the valid one, are the same for the same seed, and most are written at all."""
     reader = table.READERS[name]
-    if name in ("checkpoint", "gan-checkpoint", "gan-samples", "sheet-image"):
-        pytest.skip("prepared by a training run; of the same form as others")
     seeds = reader.prepare(tmp_path)
     made = []
     for _ in range(2):
