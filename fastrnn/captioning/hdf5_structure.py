@@ -123,10 +123,9 @@ class _Walk:
 
     def tree(self, at: int, kind: int, key: int) -> None:
         """A B-tree of a group (kind 0) or of a dataset's chunks (1), whose keys have so many bytes."""
-        nodes: list[tuple[int, int | None]] = [(at, None)]
-        known = {at}
+        nodes, known = [at], {at}
         while nodes:
-            at, level = nodes.pop()
+            at = nodes.pop()
             if at == _NONE or not self.signed(at, b"TREE"):
                 continue
             try:
@@ -135,8 +134,6 @@ class _Walk:
                 continue
             if of != kind:
                 continue
-            if level is not None and here != level:
-                raise _Damaged("a node of a B-tree stands on another level than its parent says")
             siblings = {at}
             while right != _NONE and self.signed(right, b"TREE"):
                 if right in siblings:
@@ -152,7 +149,7 @@ class _Walk:
                     if child in known:
                         raise _Damaged("a node of a B-tree has two parents")
                     known.add(child)
-                    nodes.append((child, here - 1))
+                    nodes.append(child)
                 elif kind == 0 and self.signed(child, b"SNOD"):
                     try:
                         (count,) = self.read("<H", child + 6)
