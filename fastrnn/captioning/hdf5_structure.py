@@ -124,22 +124,24 @@ class _Walk:
     def tree(self, at: int, kind: int, key: int) -> None:
         """A B-tree of a group (kind 0) or of a dataset's chunks (1), whose keys have so many bytes."""
         nodes, known = [at], {at}
+        ended: set[int] = set()  # nodes from which the way along the level is known to end
         while nodes:
             at = nodes.pop()
             if at == _NONE or not self.signed(at, b"TREE"):
                 continue
             try:
-                of, here, entries, left, right = self.read("<BBHQQ", at + 4)
+                of, here, entries, _, right = self.read("<BBHQQ", at + 4)
             except EOFError:
                 continue
             if of != kind:
                 continue
             siblings = {at}
-            while right != _NONE and self.signed(right, b"TREE"):
+            while right != _NONE and right not in ended and self.signed(right, b"TREE"):
                 if right in siblings:
                     raise _Damaged("the nodes of a B-tree go round in a circle")
                 siblings.add(right)
                 (right,) = self.read("<Q", right + 16)
+            ended |= siblings
             for i in range(entries if here or kind == 0 else 0):
                 try:
                     (child,) = self.read("<Q", at + 24 + key + i * (key + 8))
