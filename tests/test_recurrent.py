@@ -157,6 +157,29 @@ def test_a_nan_stays_in_its_sequence(cell):
     assert np.array_equal(h, clean)
 
 
+@pytest.mark.parametrize("H", [6, 17])  # not whole vectors: lanes are left over
+@pytest.mark.parametrize("where", ["x", "h0", "Wx", "Wh", "b", "dh"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_infinity_reaches_what_it_reaches_in_the_oracle(cell, where, H, dtype):
+    """A saturated gate has the gradient 0: what an infinity led to is often finite again, and must not be NaN."""
+    given = dict(zip(("x", "h0", "Wx", "Wh", "b"), arguments(cell, H=H, dtype=dtype), strict=True))
+    given["dh"] = np.random.default_rng(1).standard_normal((3, 4, H)).astype(dtype)
+    given[where].flat[given[where].size // 2] = np.inf
+    dh = given.pop("dh")
+
+    def results():
+        with np.errstate(all="ignore"):
+            h, cache = forward(cell)(**given)
+            return h, *backward(cell)(dh, cache)
+
+    found = results()
+    with fastrnn.backend("reference"):
+        expected = results()
+    for ours, oracles in zip(found, expected, strict=True):
+        assert np.array_equal(np.isnan(ours), np.isnan(oracles))
+        assert np.array_equal(np.isinf(ours), np.isinf(oracles))
+
+
 def test_steps_are_the_sequence(cell):
     x, h0, *weights = arguments(cell, N=2, T=3)
     h = forward(cell)(x, h0, *weights)[0]

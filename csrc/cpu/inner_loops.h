@@ -316,6 +316,13 @@ FASTRNN_INLINE int valid(const Step<T>& s, int j) {
     return j + 1 == s.vectors ? s.last_valid : S::lanes;
 }
 
+// Gradients of gates: zeros in the lanes of units that do not exist. The product with Wh sums over those too; their
+// weights are 0, but an infinite input makes NaN of 0 in their pre-activations, and NaN times 0 would be in every sum.
+template <class S, class T>
+FASTRNN_INLINE void store_gate(const Step<T>& s, int j, S x, T* p) {
+    first_lanes(x, valid<S>(s, j)).store(p);
+}
+
 template <class S, class T = typename S::Scalar>
 void lstm_forward(const Step<T>& s, const T* c_prev, T* c, Index ldc, T* gates, Index ld_gates) {
     constexpr int W = S::lanes;
@@ -350,10 +357,10 @@ void lstm_backward(const Step<T>& s, const T* const* dh_rows, const T* c_prev, c
             T* dc_row = dc + r * ld_dc + j * W;
             const Lstm<S> d = lstm_cell_backward(x, S::load(c_prev + r * ldc + j * W), dh, S::load(dc_row), one);
             T* out = da + r * ld_gates + 4 * j * W;
-            d.i.store(out);
-            d.f.store(out + W);
-            d.o.store(out + 2 * W);
-            d.g.store(out + 3 * W);
+            store_gate(s, j, d.i, out);
+            store_gate(s, j, d.f, out + W);
+            store_gate(s, j, d.o, out + 2 * W);
+            store_gate(s, j, d.g, out + 3 * W);
             d.c.store(dc_row);
         }
     }
@@ -397,12 +404,12 @@ void gru_backward(const Step<T>& s, const T* const* dh_rows, const T* h_prev, In
                 gru_cell_backward(x, load_part<S>(h_prev + r * ld_prev + j * W, valid<S>(s, j)), dh, one, dh_prev);
             T* ox = dax + r * ld_da + 3 * j * W;
             T* oh = dah + r * ld_da + 3 * j * W;
-            d.r.store(ox);
-            d.z.store(ox + W);
-            d.n.store(ox + 2 * W);
-            d.r.store(oh);
-            d.z.store(oh + W);
-            d.hn.store(oh + 2 * W);
+            store_gate(s, j, d.r, ox);
+            store_gate(s, j, d.z, ox + W);
+            store_gate(s, j, d.n, ox + 2 * W);
+            store_gate(s, j, d.r, oh);
+            store_gate(s, j, d.z, oh + W);
+            store_gate(s, j, d.hn, oh + 2 * W);
             dh_prev.store(kept);
         }
     }
@@ -428,7 +435,8 @@ void rnn_backward(const Step<T>& s, const T* const* dh_rows, const T* y, Index l
         for (int j = 0; j < s.vectors; ++j) {
             S dh = load_part<S>(dh_rows[r] + j * W, valid<S>(s, j));
             if (s.a) dh = dh + S::load(s.a + r * s.lda + j * W);
-            rnn_cell_backward(load_part<S>(y + r * ldy + j * W, valid<S>(s, j)), dh, one).store(da + r * ld_da + j * W);
+            store_gate(s, j, rnn_cell_backward(load_part<S>(y + r * ldy + j * W, valid<S>(s, j)), dh, one),
+                       da + r * ld_da + j * W);
         }
     }
 }

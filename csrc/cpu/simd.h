@@ -235,6 +235,15 @@ FASTRNN_INLINE void store_part(S x, typename S::Scalar* p, int n) {
     x.store(t);
     for (int i = 0; i < n; ++i) p[i] = t[i];
 }
+// As x in the first n lanes; the others are 0.
+template <class S>
+FASTRNN_INLINE S first_lanes(S x, int n) {
+    using T = typename S::Scalar;
+    if (n >= S::lanes) return x;
+    T number[S::lanes];
+    for (int i = 0; i < S::lanes; ++i) number[i] = T(i);
+    return S::where_less(S::load(number), S::all(T(n)), x, S::zero());
+}
 
 // ---- exp ------------------------------------------------------------------------------------------------------------
 // exp(x) = 2^k exp(r), r = x - k ln 2 in +-0.3466, k the integer nearest to x / ln 2. exp(r) - 1 is its Taylor series,
