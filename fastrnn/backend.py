@@ -259,8 +259,18 @@ def choose(row: str, array: Any = None) -> Chosen:
                 raise RuntimeError(f"backend {TABLE[0].name!r} cannot run here: {_reason(TABLE[0].name)}")
             if not _warned:
                 _warned = True
-                warnings.warn(f"fastrnn runs on {name!r}: {_reason(TABLE[0].name)}", RuntimeWarning, stacklevel=3)
+                warnings.warn(
+                    f"fastrnn runs on {name!r}: {_reason(TABLE[0].name)}", RuntimeWarning, stacklevel=_callers_level()
+                )
     return _kernels(name, row)
+
+
+def _callers_level() -> int:
+    """The `stacklevel` at which a warning of the function that asks names the line that called fastrnn."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "fastrnn":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def follow(row: str, function: str, cache: Cache) -> Chosen:

@@ -99,6 +99,28 @@ def test_an_instruction_set_that_was_asked_for_gives_way_to_no_other_backend(mon
             fastrnn.sgd([1.0], [1.0])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fastrnn.sgd([1.0], [1.0]),
+        lambda: fastrnn.affine_forward([[1.0]], [[1.0]], [1.0]),
+        lambda: fastrnn.gram_matrix([[[[1.0]]]]),
+    ],
+    ids=["sgd", "affine_forward", "gram_matrix"],
+)
+def test_the_warning_of_another_backend_names_the_line_of_the_caller(monkeypatch, call):
+    module = sys.modules["fastrnn.backend"]
+    monkeypatch.setitem(module._reasons, "cpu", "it is Sunday")
+    monkeypatch.setattr(module, "_warned", False)
+    monkeypatch.delenv("FASTRNN_ISA", raising=False)
+    with fastrnn.backend("auto"):
+        with pytest.warns(
+            RuntimeWarning, match="runs on 'numba': it is Sunday|runs on 'reference': it is Sunday"
+        ) as said:
+            call()
+    assert [(warning.filename, warning.lineno) for warning in said] == [(__file__, call.__code__.co_firstlineno)]
+
+
 def test_the_environment_sets_the_first_one():
     code = "import fastrnn; print(fastrnn.get_backend())"
     assert run(code) == "auto"

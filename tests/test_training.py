@@ -1012,6 +1012,9 @@ def test_a_configuration_of_another_release(good, folder, tmp_path):
     with TrainingConfig(**SMALL).open(folder) as data:
         with complains(ValueError, "Trainer.resume", str(path), "depth", "another release"):
             Trainer.resume(tmp_path, data)
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path), "--resume"])
+    assert result.exit_code == 2
+    assert str(path) in result.stderr.replace("\n", "") and "another release" in result.stderr.replace("\n", " ")
 
 
 @pytest.mark.parametrize("fails", ["write", "fsync", "replace"])

@@ -135,7 +135,7 @@ ELSEWHERE = {
         "import fastrnn; print(fastrnn.backend_status()['cpu'])", FASTRNN_ISA="abacus"
     ),
     "the demo without scikit-learn": lambda: command("demo", missing=("h5py", "sklearn")),
-    "COCO files without h5py": lambda: python(
+    "HDF5 files without h5py": lambda: python(
         "from fastrnn.captioning.checkpoint import *; load_checkpoint('x.h5')", "h5py"
     ),
     "BLEU without sacreBLEU": lambda: python(

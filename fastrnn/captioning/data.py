@@ -74,7 +74,7 @@ def import_h5py(function: str) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"{function}: COCO files need h5py: pip install 'fastrnn[captioning]'") from error
+        raise ImportError(f"{function}: HDF5 files need h5py: pip install 'fastrnn[captioning]'") from error
     return h5py
 
 

@@ -429,10 +429,7 @@ class Trainer:
         if path.is_dir():
             path = path / LAST
         checkpoint = load_checkpoint(path)
-        try:
-            before = TrainingConfig.of(checkpoint.config)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Trainer.resume: {path}: its configuration cannot be used: {error}") from error
+        before = config_to_resume(path, checkpoint)
         config = _changed(path, before, changes)
         _check_data(path, checkpoint, data)
 
@@ -933,6 +930,14 @@ def _unwritten(path: Path, error: OSError) -> OSError:
         f"Trainer: {path}: cannot write it ({error.strerror or error}); the last checkpoint is untouched. "
         "Make room or name a folder that can be written, and go on from there",
     )
+
+
+def config_to_resume(path: Path, checkpoint: Checkpoint) -> TrainingConfig:
+    """What the run of a checkpoint was configured to do; a ValueError names the file where that cannot be."""
+    try:
+        return TrainingConfig.of(checkpoint.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Trainer.resume: {path}: its configuration cannot be used: {error}") from error
 
 
 def _changed(path: Path, before: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:

@@ -18,7 +18,7 @@ import fastrnn
 from fastrnn.captioning.checkpoint import load_checkpoint
 from fastrnn.captioning.numbers import numbers_dir
 from fastrnn.captioning.parallel import Processes, ProcessLost
-from fastrnn.captioning.training import LAST, Summary, Trainer, TrainingConfig
+from fastrnn.captioning.training import LAST, Summary, Trainer, TrainingConfig, config_to_resume
 from fastrnn.cli import common
 
 MIB = 2**20
@@ -199,7 +199,7 @@ class _Run:
             )
         if resume:
             checkpoint = load_checkpoint(self.out / LAST)
-            config = TrainingConfig.of(checkpoint.config)
+            config = config_to_resume(self.out / LAST, checkpoint)
             folder = self.data or Path(checkpoint.data.get("base_dir", ""))
             if self.data is None and not folder.is_dir():
                 raise FileNotFoundError(
