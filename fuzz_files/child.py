@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from fuzz_files.mutations import Form, Mutator
@@ -257,14 +258,18 @@ def _told_of(work: Path) -> Iterator[None]:
         os._exit(FAULTY)
 
 
-def _load(table: str, name: str, instrument: bool) -> Reader:
+def _load(table: str, name: str, watched: bool) -> Reader:
+    """The reader; `watched` if libFuzzer is to be told which ways through its modules are taken."""
     reader: Reader = importlib.import_module(table).READERS[name]
-    if instrument:
+    for module in reader.modules:
+        importlib.import_module(module)
+    if watched:
         import atheris
 
-        with atheris.instrument_imports(include=list(reader.modules), enable_loader_override=False):
-            for module in reader.modules:
-                importlib.import_module(module)
+        # atheris.instrument_imports knows only whole packages, and takes a minute for that of PyTorch.
+        for thing in gc.get_objects():
+            if isinstance(thing, FunctionType) and thing.__module__ in reader.modules:
+                atheris.instrument_func(thing)
     return reader
 
 

@@ -418,7 +418,10 @@ def _command() -> Any:
 _CAPTIONING = ("fastrnn.captioning.data", "fastrnn.captioning.stream", "fastrnn.captioning.decoding")
 _BUILDING = ("fastrnn.captioning.build", "fastrnn.captioning.data", "csv", "json.decoder")
 _TORCH = ("torch._weights_only_unpickler", "torch.serialization", "torch._utils", "zipfile")
-_HDF5 = ("h5py._hl.files", "h5py._hl.group", "h5py._hl.dataset", "h5py._hl.base", "h5py._hl.attrs")
+_HDF5 = (
+    "fastrnn.captioning.hdf5_structure",
+    *(f"h5py._hl.{name}" for name in "files group dataset base attrs".split()),
+)
 _PILLOW = tuple(
     f"PIL.{name}"
     for name in (

@@ -136,6 +136,15 @@ FAULTS = (
         "lstm",
     ),
     _cpu(
+        "gates-of-units-that-do-not-exist",
+        "cpu/inner_loops.h",
+        "first_lanes(x, valid<S>(s, j)).store(p);",
+        "(valid<S>(s, j) > 0 ? x : S::zero()).store(p);",
+        "mask ignored",
+        "an infinity in a layer's input makes NaN of gradients that are finite",
+        "recurrent",
+    ),
+    _cpu(
         "gru-input-gradient-in-the-recurrence",
         "cpu/gru.cpp",
         "t.tile(count, n, K, scratch.dah + (rows.at(step + 1) + r) * ld, ld, 1, panel_at(g), nullptr, 0,",
