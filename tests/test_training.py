@@ -1017,6 +1017,15 @@ def test_a_configuration_of_another_release(good, folder, tmp_path):
     assert str(path) in result.stderr.replace("\n", "") and "another release" in result.stderr.replace("\n", " ")
 
 
+def test_data_opened_in_another_way_than_the_run_had_it(good, folder, tmp_path):
+    path = tmp_path / "last.h5"
+    shutil.copyfile(good, path)
+    text("config", memory=2**20)(path)
+    with TrainingConfig(**SMALL).open(folder) as data:
+        with complains(ValueError, "Trainer.resume", str(path), "'data'", "memory=1048576", f"memory={data.memory}"):
+            Trainer.resume(tmp_path, data)
+
+
 @pytest.mark.parametrize("fails", ["write", "fsync", "replace"])
 def test_a_failed_save_leaves_the_old_checkpoint(good, tmp_path, monkeypatch, fails):
     path = tmp_path / "last.h5"

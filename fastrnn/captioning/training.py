@@ -313,7 +313,7 @@ class Trainer:
         processes: Processes | None = None,
         callback: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        self._set_up(data, TrainingConfig() if config is None else config, out, processes, callback)
+        self._set_up("Trainer", data, TrainingConfig() if config is None else config, out, processes, callback)
         if self.out is not None and (self.out / LAST).exists():
             raise FileExistsError(
                 f"Trainer: {self.out}: expected a folder without a run, but there is {LAST} in it; go on with it "
@@ -340,20 +340,21 @@ class Trainer:
 
     def _set_up(
         self,
+        caller: str,
         data: CaptionData,
         config: TrainingConfig,
         out: str | os.PathLike[str] | None,
         processes: Processes | None,
         callback: Callable[[dict[str, Any]], Any] | None,
     ) -> None:
-        args = Arguments("Trainer")
+        args = Arguments(caller)
         if not isinstance(config, TrainingConfig):
             raise args.fail(TypeError, "config", "be a TrainingConfig", type(config).__name__)
         if data.memory != config.memory:
             raise args.fail(
                 ValueError,
                 "data",
-                f"be opened with memory={config.memory}, as config says (config.open does)",
+                f"be opened with memory={config.memory}, as its configuration says (TrainingConfig.open does)",
                 f"one opened with memory={data.memory}",
             )
         count = len(data.captions("train"))
@@ -361,7 +362,7 @@ class Trainer:
             raise args.fail(
                 ValueError,
                 "data",
-                f"be opened with max_train={config.max_train}, as config says (config.open does)",
+                f"be opened with max_train={config.max_train}, as its configuration says (TrainingConfig.open does)",
                 f"one with {count} training captions",
             )
         for split in ("train", "val"):
@@ -434,7 +435,7 @@ class Trainer:
         _check_data(path, checkpoint, data)
 
         self = cls.__new__(cls)
-        self._set_up(data, config, path.parent if out is None else out, processes, callback)
+        self._set_up(f"Trainer.resume: {path}", data, config, path.parent if out is None else out, processes, callback)
         self.model = checkpoint.model()
         place = place_of(self.model.params["Wx"])
         self.model.params = {name: place.moved(value) for name, value in checkpoint.params.items()}
