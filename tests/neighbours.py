@@ -221,7 +221,9 @@ def interrupted(backend, name, seconds):
     inputs = long_call(seconds)
     before = bits(inputs)
     number = getattr(signal, name)
-    if number != signal.SIGINT:
+    if number == signal.SIGINT:
+        signal.signal(number, signal.default_int_handler)  # shells have what runs in the background ignore it
+    else:
 
         def handler(*_):
             call(small)  # a handler may call kernels itself
