@@ -55,9 +55,14 @@ def largest_cases(backend):
 def long_call(seconds, N=64, D=256, H=256):
     """Arguments of a forward pass that takes some `seconds`."""
     fastrnn.lstm_forward(*layer(N, 2, D, H))  # what is done at the first call alone
-    begin = time.perf_counter()
-    fastrnn.lstm_forward(*layer(N, 40, D, H))
-    return layer(N, int(40 * seconds / (time.perf_counter() - begin)) + 40, D, H)
+    steps, took = 20, 0.0
+    while took < seconds / 8:  # a call of a few milliseconds says little: another program may have had the CPU
+        steps *= 2
+        inputs = layer(N, steps, D, H)
+        begin = time.perf_counter()
+        fastrnn.lstm_forward(*inputs)
+        took = time.perf_counter() - begin
+    return layer(N, int(steps * seconds / took) + 1, D, H)
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------
