@@ -268,7 +268,7 @@ def choose(row: str, array: Any = None) -> Chosen:
 def _callers_level() -> int:
     """The `stacklevel` at which a warning of the function that asks names the line that called fastrnn."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "fastrnn":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastrnn":
         level, frame = level + 1, frame.f_back
     return level
 

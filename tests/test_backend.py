@@ -119,6 +119,9 @@ def test_the_warning_of_another_backend_names_the_line_of_the_caller(monkeypatch
         ) as said:
             call()
     assert [(warning.filename, warning.lineno) for warning in said] == [(__file__, call.__code__.co_firstlineno)]
+    monkeypatch.setattr(module, "_warned", False)
+    with fastrnn.backend("auto"), pytest.warns(RuntimeWarning, match="it is Sunday"):
+        exec("fastrnn.sgd([1.0], [1.0])", {"fastrnn": fastrnn})  # code without a module
 
 
 def test_the_environment_sets_the_first_one():

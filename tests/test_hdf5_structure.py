@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from harness import complains
 
-from fastrnn.captioning import load_checkpoint
+from fastrnn.captioning import hdf5_structure, load_checkpoint
 from fastrnn.captioning.data import open_hdf5
 from fastrnn.captioning.hdf5_structure import circular
 
@@ -127,6 +127,32 @@ def test_a_circle_behind_a_user_block(tmp_path):
     path = tmp_path / "file.h5"
     path.write_bytes(content)
     assert circular(path) == CHANGES["heap"][1]
+
+
+def test_what_many_share_is_looked_at_once(tmp_path, monkeypatch):
+    """A leaf that names one table of a group a thousand times, in a table that names this group as often."""
+    content = bytearray(written(lambda file: file.create_group("group")))
+    at = content.find(b"TREE")
+    while content[at + 6] != 1:  # the root's, which has an entry
+        at = content.find(b"TREE", at + 1)
+    (table,) = struct.unpack_from("<Q", content, at + 32)
+    (count,) = struct.unpack_from("<H", content, table + 6)
+    entry = bytes(content[table + 8 : table + 48])
+    end = len(content)
+    many = 4000
+    tree = bytearray(content[at : at + 24])
+    struct.pack_into("<H", tree, 6, many)
+    shared = b"SNOD" + struct.pack("<BBH", 1, 0, many) + many * entry
+    content += tree + bytes(8) + many * struct.pack("<QQ", end + 32 + 16 * many, 0) + shared
+    old, new = struct.pack("<Q", at), struct.pack("<Q", end)
+    content = content.replace(old, new)
+    path = tmp_path / "file.h5"
+    path.write_bytes(content)
+    assert count == 1
+    entries, read = [], hdf5_structure._Walk.entry
+    monkeypatch.setattr(hdf5_structure._Walk, "entry", lambda walk, at: (entries.append(at), read(walk, at)))
+    assert circular(path) == ""
+    assert len(entries) == many + 1  # and that of the root
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5 at all", bytes(4096)])

@@ -31,7 +31,7 @@ class _Walk:
         self.data = data
         self.objects: list[int] = []
         self.seen: set[int] = set()
-        self.groups: set[tuple[int, int]] = set()
+        self.walked: set[tuple[int, ...]] = set()  # what many may share
         self.base = 0
 
     def read(self, layout: str, at: int) -> tuple[int, ...]:
@@ -103,16 +103,14 @@ class _Walk:
 
     def group(self, tree: int, heap: int) -> None:
         """A group: the heap of its names, and its tree of entries."""
-        if (tree, heap) in self.groups:
-            return
-        self.groups.add((tree, heap))
         self.heap(heap)
         self.tree(tree, 0, 8)
 
     def heap(self, at: int) -> None:
         """A local heap's list of free blocks, which the library reads together with it."""
-        if not self.signed(at, b"HEAP"):
+        if (at,) in self.walked or not self.signed(at, b"HEAP"):
             return
+        self.walked.add((at,))
         size, free, address = self.read("<QQQ", at + 8)
         known = set()
         while free != 1 and free < size:  # 1 is the end
@@ -123,6 +121,9 @@ class _Walk:
 
     def tree(self, at: int, kind: int, key: int) -> None:
         """A B-tree of a group (kind 0) or of a dataset's chunks (1), whose keys have so many bytes."""
+        if (at, kind, key) in self.walked:
+            return
+        self.walked.add((at, kind, key))
         nodes, known = [at], {at}
         ended: set[int] = set()  # nodes from which the way along the level is known to end
         while nodes:
@@ -152,7 +153,8 @@ class _Walk:
                         raise _Damaged("a node of a B-tree has two parents")
                     known.add(child)
                     nodes.append(child)
-                elif kind == 0 and self.signed(child, b"SNOD"):
+                elif kind == 0 and child not in known and self.signed(child, b"SNOD"):
+                    known.add(child)
                     try:
                         (count,) = self.read("<H", child + 6)
                         for j in range(count):
