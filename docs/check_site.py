@@ -44,6 +44,10 @@ for (const e of content.querySelectorAll("*")) {
   if (["hidden", "clip"].includes(styles(e).overflowX) && e.scrollWidth > e.clientWidth + 1) cut.push(name(e));
 }
 return {
+  files: [...content.querySelectorAll("a[href*='.html']")]
+    .filter((a) => a.textContent.trim().endsWith(".md")).map(name),
+  messages: [...content.querySelectorAll(".highlight-pytb pre")]
+    .filter((e) => e.scrollWidth > e.clientWidth + 1).map(name),
   width: document.documentElement.scrollWidth, inner: innerWidth, wide, cut,
   viewport: !!document.querySelector("meta[name=viewport][content*=device-width]"),
   title: document.title, headings: document.querySelectorAll("h1").length,
@@ -128,6 +132,8 @@ def view(chrome: Any, site: Path, page: Path, width: int, found: Found) -> dict[
         found.faults.append(f"{where}: the page is {seen['width']} px wide")
     found.faults += [f"{where}: sticks out of the window: {element}" for element in seen["wide"]]
     found.faults += [f"{where}: is cut off: {element}" for element in seen["cut"]]
+    found.faults += [f"{where}: a message does not wrap: {element}" for element in seen["messages"]]
+    found.faults += [f"{where}: a link says a file's name instead of a title: {element}" for element in seen["files"]]
     for source, loaded, described in seen["images"]:
         if not loaded:
             found.faults.append(f"{where}: no picture at {source}")
